@@ -1,0 +1,1 @@
+"""Sound in, features out: the one reader of audio, resampling, log-mel and MFCC features, augmentation."""

@@ -1,0 +1,349 @@
+"""Audio from files, bytes and dataset rows as float32 mono at a wanted rate; the only module that opens audio.
+
+wav, flac, ogg (Vorbis, Opus) and mp3 are read by libsndfile; mp4, m4a, webm, mkv and raw aac by PyAV, an optional
+dependency: `pip install 'hfaudio[video]'`. Neither needs an FFmpeg program or torchcodec. The reader is chosen by the
+first bytes of the content, never by the name, so a text file called .wav is "corrupt" everywhere.
+"""
+
+import io
+import math
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, Literal
+
+import numpy as np
+import soundfile
+
+from hfaudio.audio.resample import resample_blocks
+
+Reason = Literal["corrupt", "empty", "not finite", "unsupported", "missing"]
+Source = str | os.PathLike[str] | bytes | BinaryIO | Mapping[str, Any]
+
+BLOCK_SECONDS = 30.0
+MP3_LENGTH_TOLERANCE = 3 * 1152  # samples: the delay and padding of encoders that do not write theirs down
+MP4_LENGTH_TOLERANCE = 0.25  # seconds; encoder delay and padding are below 0.1 s
+SAVED_AS = {
+    ".wav": ("WAV", "PCM_16"),
+    ".flac": ("FLAC", "PCM_16"),
+    ".ogg": ("OGG", "VORBIS"),
+    ".opus": ("OGG", "OPUS"),
+}
+
+
+class AudioError(ValueError):
+    """Audio that cannot be used; `reason` is one of five words, by which skipped rows are counted."""
+
+    def __init__(self, name: str, reason: Reason, detail: str) -> None:
+        super().__init__(f"{name}: {reason}: {detail}")
+        self.name = name
+        self.reason = reason
+        self.detail = detail
+
+    def __reduce__(self) -> tuple[type["AudioError"], tuple[str, Reason, str]]:
+        return AudioError, (self.name, self.reason, self.detail)  # it travels back from DataLoader workers
+
+
+@dataclass(frozen=True)
+class AudioInfo:
+    """What the header says; `sample_rate` in Hz."""
+
+    sample_rate: int
+    channels: int
+    seconds: float
+
+
+def load_audio(
+    source: Source, sample_rate: int = 16_000, *, start: float = 0.0, seconds: float | None = None
+) -> np.ndarray:
+    """Mono float32 samples (N,) at `sample_rate`: the mean of the channels, from `start` on, at most `seconds` long.
+
+    `source` is a path, the bytes of a file, a seekable binary file (read from its first byte), an undecoded row of
+    `datasets` `{"bytes", "path"}`, or a decoded one `{"array", "sampling_rate"}` with (N,) or (channels, N) floats.
+    The excerpt is cut first and resampled then, as if silence surrounded it. Samples of float files that lie outside
+    [-1, 1] stay as they are. Raises AudioError; nothing that holds at least one finite sample is refused as too short.
+    """
+    if not (start >= 0 and (seconds is None or seconds > 0)):
+        raise ValueError(f"start must be >= 0 and seconds > 0, got start={start}, seconds={seconds}")
+    with _open(source) as recording:
+        first = round(start * recording.sample_rate)
+        frames = None if seconds is None else max(1, round(seconds * recording.sample_rate))
+        blocks = _finite(recording.read(first, frames), recording.name)
+        pieces = list(resample_blocks(blocks, recording.sample_rate, sample_rate))
+        if not pieces:
+            raise AudioError(recording.name, "empty", f"no samples from {start:g} s on; leave the clip out")
+    return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
+
+
+def stream_audio(
+    source: Source, sample_rate: int = 16_000, *, block_seconds: float = BLOCK_SECONDS
+) -> Iterator[np.ndarray]:
+    """Consecutive mono float32 blocks (block_seconds * sample_rate,), the last one shorter, of a file of any length.
+
+    Their concatenation is `load_audio(source, sample_rate)`; only about two blocks are in memory.
+    """
+    size = round(block_seconds * sample_rate)
+    if size < 1:
+        raise ValueError(f"block_seconds must hold at least one sample at {sample_rate} Hz, got {block_seconds}")
+    with _open(source) as recording:
+        blocks = _finite(recording.read(0, None), recording.name)
+        empty = True
+        for block in _regroup(resample_blocks(blocks, recording.sample_rate, sample_rate), size):
+            empty = False
+            yield block
+        if empty:
+            raise AudioError(recording.name, "empty", "the file holds no samples; leave it out")
+
+
+def audio_info(source: Source) -> AudioInfo:
+    """Rate, channels and length, without decoding unless the header has no length (piped flac, webm, some mp3)."""
+    with _open(source) as recording:
+        frames = recording.frames
+        if frames is None:
+            frames = sum(len(block) for block in recording.read(0, None))
+        return AudioInfo(recording.sample_rate, recording.channels, frames / recording.sample_rate)
+
+
+def save_audio(path: str | os.PathLike[str], samples: np.ndarray, sample_rate: int) -> None:
+    """Write (N,) or (channels, N) samples as 16-bit .wav or .flac, Vorbis .ogg or .opus, by the suffix of `path`.
+
+    Samples beyond [-1, 1] are clipped.
+    """
+    path = Path(path)
+    if path.suffix.lower() not in SAVED_AS:
+        raise ValueError(f"cannot write '{path.name}': the suffix must be one of {', '.join(SAVED_AS)}")
+    if not np.isfinite(samples).all():
+        raise ValueError(f"cannot write '{path.name}': samples hold NaN or infinity")
+    container, codec = SAVED_AS[path.suffix.lower()]
+    if codec == "OPUS" and sample_rate not in (8_000, 12_000, 16_000, 24_000, 48_000):
+        raise ValueError(f"Opus has no rate of {sample_rate} Hz; resample to 48000 Hz with hfaudio.audio.resample")
+    frames = np.asarray(samples, dtype=np.float32).T
+    channels = 1 if frames.ndim == 1 else frames.shape[1]
+    with soundfile.SoundFile(path, "w", sample_rate, channels, subtype=codec, format=container) as file:
+        # In one call the Vorbis encoder of libsndfile overflows its stack on some minutes of sound.
+        for offset in range(0, len(frames), 1 << 16):
+            file.write(frames[offset : offset + (1 << 16)])
+
+
+@dataclass(frozen=True)
+class _Recording:
+    """An open source. `read(first, frames)` yields mono float32 blocks, `frames` None meaning up to the end."""
+
+    name: str
+    sample_rate: int
+    channels: int
+    frames: int | None  # None where the header does not say
+    read: Callable[[int, int | None], Iterator[np.ndarray]]
+
+
+class _ForwardFile(soundfile.SoundFile):
+    """A SoundFile read in one direction.
+
+    After each read soundfile seeks to where it already is. That fails in files of unknown length and disturbs the
+    mp3 decoder (differences of 3e-4 at block borders); it does not seek in files that are not seekable.
+    """
+
+    def seekable(self) -> bool:
+        return False
+
+
+@contextmanager
+def _open(source: Source) -> Iterator[_Recording]:
+    if isinstance(source, Mapping):
+        if "array" in source:
+            yield _decoded(source)
+            return
+        content, path = source.get("bytes"), source.get("path")
+        if content is None and path is None:
+            raise AudioError("<row>", "missing", "the row has neither bytes nor a path; leave it out")
+        name = str(path or "<bytes>")
+        file = io.BytesIO(content) if content is not None else _open_path(str(path))
+    elif isinstance(source, bytes):
+        name, file = "<bytes>", io.BytesIO(source)
+    elif isinstance(source, (str, os.PathLike)):
+        name, file = os.fspath(source), _open_path(source)
+    elif hasattr(source, "read"):
+        name, file = "<file>", source
+    else:
+        raise TypeError(
+            f"expected a path, bytes, a binary file or a row with bytes, path or array, got {type(source).__name__}; "
+            "of a dataset, take the undecoded column: dataset.cast_column('audio', Audio(decode=False))"
+        )
+    try:
+        file.seek(0)
+        head = file.read(12)
+        file.seek(0)
+        if not head:
+            raise AudioError(name, "empty", "the file has no bytes; leave it out")
+        container = _pyav_container(head)
+        with _open_pyav(file, name, container) if container else _open_soundfile(file, name) as recording:
+            yield recording
+    finally:
+        if file is not source:
+            file.close()
+
+
+def _open_path(path: str | os.PathLike[str]) -> BinaryIO:
+    try:
+        return open(path, "rb")
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
+        raise AudioError(os.fspath(path), "missing", "there is no such file; check the path") from error
+
+
+def _pyav_container(head: bytes) -> str | None:
+    """FFmpeg's name of a container libsndfile cannot read, from a file's first 12 bytes.
+
+    Naming it keeps FFmpeg from guessing: data from strangers must not reach its playlist or network readers.
+    """
+    if head[4:8] == b"ftyp":
+        return "mp4"
+    if head[:4] == b"\x1aE\xdf\xa3":
+        return "matroska"  # webm too
+    if len(head) > 1 and head[0] == 0xFF and head[1] & 0xF6 == 0xF0:
+        return "aac"  # an ADTS frame: as mp3's, but with layer bits 00
+    return None
+
+
+def _decoded(row: Mapping[str, Any]) -> _Recording:
+    array = np.asarray(row["array"])
+    name = str(row.get("path") or "<array>")
+    if array.dtype.kind != "f" or array.ndim not in (1, 2):
+        detail = f"expected floats (N,) or (channels, N), got {array.dtype} {array.shape}"
+        raise AudioError(name, "unsupported", detail + "; divide 16-bit integers by 32768")
+    channels = np.atleast_2d(array)
+    mono = channels.mean(axis=0, dtype=np.float32)
+
+    def read(first: int, frames: int | None) -> Iterator[np.ndarray]:
+        yield from [part for part in [mono[first:][:frames]] if len(part)]
+
+    return _Recording(name, int(row["sampling_rate"]), len(channels), len(mono), read)
+
+
+@contextmanager
+def _open_soundfile(file: BinaryIO, name: str) -> Iterator[_Recording]:
+    try:
+        sound = _ForwardFile(file)
+    except (soundfile.LibsndfileError, TypeError) as error:  # TypeError: a headerless file named .raw
+        detail = "the content is no wav, flac, ogg, mp3, mp4, webm or aac; check the file or leave it out"
+        raise AudioError(name, "corrupt", detail) from error
+    mp3 = sound.format in ("MP3", "MPEG")
+    guessed = mp3 and not _mp3_has_length(file)
+    frames_known = None if guessed or sound.frames >= np.iinfo(np.int64).max else sound.frames
+    shortest = 0 if frames_known is None else frames_known - (MP3_LENGTH_TOLERANCE if mp3 else 0)
+
+    def read(first: int, frames: int | None) -> Iterator[np.ndarray]:
+        position = 0
+        if first and frames_known is not None:
+            position = sound.seek(min(first, frames_known))
+        end = math.inf if frames is None else first + frames
+        # Small where the position in the file, looked at below, must tell how far the decoder has come.
+        block_frames = 4 * 1152 if guessed else round(BLOCK_SECONDS * sound.samplerate)
+        while position < end:
+            want = int(min(block_frames, end - position))
+            block = sound.read(want, dtype="float32", always_2d=True)
+            yield from _after(first, position, block.mean(axis=1))
+            position += len(block)
+            if len(block) < want:
+                break
+        if position < min(end, shortest):
+            detail = f"the header promises {frames_known} frames, {position} could be read; copy it again"
+            raise AudioError(name, "corrupt", detail)
+        if guessed and position < end and _unread_share(file) > 0.1:
+            # libsndfile guesses the length from the bit rate of the first frame and drops what lies beyond.
+            detail = "an mp3 of variable bit rate without Xing header cannot be read to its end; convert it to flac"
+            raise AudioError(name, "unsupported", detail)
+
+    with sound:
+        try:
+            yield _Recording(name, sound.samplerate, sound.channels, frames_known, read)
+        except soundfile.LibsndfileError as error:
+            raise AudioError(name, "corrupt", f"{error}; the file is damaged, copy it again") from error
+
+
+def _mp3_has_length(file: BinaryIO) -> bool:
+    """Whether the first mp3 frame, behind an ID3 tag if any, states the number of frames (Xing, Info, VBRI header)."""
+    position = file.tell()
+    file.seek(0)
+    head = file.read(10)
+    size = 0
+    if head[:3] == b"ID3":  # its length is four bytes of seven bits
+        size = 10 + sum(byte << shift for byte, shift in zip(head[6:10], (21, 14, 7, 0), strict=True))
+    file.seek(size)
+    frame = file.read(2048)
+    file.seek(position)
+    return any(tag in frame for tag in (b"Xing", b"Info", b"VBRI"))
+
+
+def _unread_share(file: BinaryIO) -> float:
+    position = file.tell()
+    return 1 - position / file.seek(0, os.SEEK_END)
+
+
+@contextmanager
+def _open_pyav(file: BinaryIO, name: str, container_format: str) -> Iterator[_Recording]:
+    try:
+        import av  # optional, and 0.1 s to import
+    except ImportError as error:
+        detail = f"{container_format} is read by PyAV: pip install 'hfaudio[video]', or convert the file to flac"
+        raise AudioError(name, "unsupported", detail) from error
+    try:
+        with av.open(file, mode="r", format=container_format) as container:
+            if not container.streams.audio:
+                raise AudioError(name, "empty", "the file has no audio stream; leave it out")
+            stream = container.streams.audio[0]
+            rate = stream.codec_context.sample_rate
+            promised = None  # the length of raw aac is a guess, webm gives that of the whole file, pictures included
+            if container_format == "mp4" and stream.duration and stream.time_base:
+                promised = round(float(stream.duration * stream.time_base) * rate)
+
+            def read(first: int, frames: int | None) -> Iterator[np.ndarray]:
+                """From the beginning, dropping what comes before `first`: seeking in these files is not exact."""
+                position = 0
+                end = math.inf if frames is None else first + frames
+                resampler = av.AudioResampler(format="fltp", rate=rate)  # only the sample format changes
+                for frame in container.decode(stream):
+                    for part in resampler.resample(frame):
+                        block = part.to_ndarray().mean(axis=0)[: None if frames is None else int(end) - position]
+                        yield from _after(first, position, block)
+                        position += len(block)
+                    if position >= end:
+                        return
+                if promised is not None and position < min(end, promised - MP4_LENGTH_TOLERANCE * rate):
+                    detail = f"the header promises {promised} frames, {position} could be read; copy it again"
+                    raise AudioError(name, "corrupt", detail)
+
+            yield _Recording(name, rate, stream.codec_context.channels, promised, read)
+    except av.FFmpegError as error:
+        raise AudioError(name, "corrupt", f"{error}; the file is damaged, copy it again") from error
+
+
+def _after(first: int, position: int, block: np.ndarray) -> Iterator[np.ndarray]:
+    """The part of `block`, which begins at `position`, that lies at or after `first`; nothing if that is empty."""
+    part = block[max(0, first - position) :]
+    if len(part):
+        yield part
+
+
+def _finite(blocks: Iterable[np.ndarray], name: str) -> Iterator[np.ndarray]:
+    for block in blocks:
+        if not np.isfinite(block).all():
+            raise AudioError(name, "not finite", "samples hold NaN or infinity; repair the file or leave it out")
+        yield block
+
+
+def _regroup(blocks: Iterable[np.ndarray], size: int) -> Iterator[np.ndarray]:
+    """The same samples in blocks of `size`, the last one shorter."""
+    waiting: list[np.ndarray] = []
+    count = 0
+    for block in blocks:
+        waiting.append(block)
+        count += len(block)
+        if count >= size:
+            joined = np.concatenate(waiting)
+            whole = count // size * size
+            yield from np.split(joined[:whole], whole // size)
+            waiting, count = [joined[whole:]], count - whole
+    if count:
+        yield np.concatenate(waiting)

@@ -1,0 +1,628 @@
+"""Speech datasets as rows `{"audio": {"bytes", "path"}, "text", "speaker", "id"}`, wherever they lie.
+
+Audio stays encoded in every row; `RowCheck.decode` is the one place where a row becomes samples. What cannot
+be used is skipped with a reason (`REASONS`) and counted (`SkipCounts`): by `check_rows` before training for
+map-style data, row by row for streams.
+"""
+
+import hashlib
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import datasets
+import fsspec
+import numpy as np
+import pyarrow as pa
+from datasets import Audio, Dataset, Features, IterableDataset, Value, concatenate_datasets, load_dataset
+from huggingface_hub import DatasetCard
+
+from hfaudio.audio.io import AudioError, load_audio, stream_audio
+from hfaudio.data.bundled import path as bundled_path
+from hfaudio.text.normalize import NORMALIZERS, normalize
+
+AUDIO_REASONS = ("corrupt", "empty", "not finite", "unsupported", "missing")  # AudioError.reason
+REASONS = (*AUDIO_REASONS, "too short", "too long", "empty transcript", "label longer than its frames")
+
+# The words datasets itself looks for in file names (datasets.data_files.SPLIT_KEYWORDS).
+SPLIT_OF_WORD = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("validation", "valid", "val", "dev"), "validation"),
+    **dict.fromkeys(("test", "testing", "eval", "evaluation"), "test"),
+}
+
+# Shards of a list of local files that is streamed: divides evenly over 2, 4, ... 64 readers (ranks x workers).
+PATH_STREAM_SHARDS = 64
+
+
+@dataclass
+class DataArguments:
+    """Which recordings and transcripts to use, and which of them to leave out."""
+
+    dataset: str = field(
+        default="bundled",
+        metadata={
+            "help": "'bundled' (spoken music prompts), a dataset id on the Hub, a local folder (audiofolder with "
+            "metadata.csv or .jsonl, parquet, webdataset, csv or jsonl manifests), or one such file."
+        },
+    )
+    dataset_config: str | None = field(
+        default=None, metadata={"help": "Configuration of the dataset, for example its language, if it has several."}
+    )
+    train_split: str = field(
+        default="train", metadata={"help": "Training split; parts such as 'train[:90%]' unless streamed."}
+    )
+    eval_split: str = field(default="validation", metadata={"help": "Split to validate and to choose settings on."})
+    test_split: str | None = field(
+        default=None, metadata={"help": "Split for the final score. If not given: 'test', where the dataset has it."}
+    )
+    audio_column: str = field(default="audio", metadata={"help": "Column of the recordings: audio, bytes or paths."})
+    text_column: str = field(default="text", metadata={"help": "Column of the transcripts."})
+    speaker_column: str | None = field(
+        default=None, metadata={"help": "Column naming the speaker. If not given: 'speaker', where there is one."}
+    )
+    id_column: str | None = field(
+        default=None,
+        metadata={"help": "Column naming the row. If not given: 'id', where there is one, else one is made."},
+    )
+    language: str | None = field(default=None, metadata={"help": "Language of the transcripts, such as 'en' or 'hi'."})
+    normalizer: str = field(
+        default="basic", metadata={"help": f"How transcripts are written: one of {', '.join(NORMALIZERS)}."}
+    )
+    min_seconds: float = field(default=0.1, metadata={"help": "Shorter recordings are skipped and counted."})
+    max_seconds: float = field(default=20.0, metadata={"help": "Longer recordings are skipped and counted."})
+    streaming: bool = field(
+        default=False, metadata={"help": "Read the training split as a stream instead of preparing it on disk first."}
+    )
+    max_train_examples: int | None = field(default=None, metadata={"help": "Use only the first rows for training."})
+    max_eval_examples: int | None = field(
+        default=None, metadata={"help": "Use only the first rows of the validation and of the test split."}
+    )
+    num_proc: int | None = field(default=None, metadata={"help": "Processes that prepare and check map-style data."})
+
+    def __post_init__(self) -> None:
+        if self.normalizer not in NORMALIZERS:
+            raise ValueError(f"--normalizer must be one of {', '.join(NORMALIZERS)}; got {self.normalizer!r}")
+        if not 0 <= self.min_seconds < self.max_seconds:
+            raise ValueError(
+                "--min_seconds must be at least 0 and below --max_seconds; "
+                f"got {self.min_seconds:g} and {self.max_seconds:g}"
+            )
+        for option, value in (
+            ("--max_train_examples", self.max_train_examples),
+            ("--max_eval_examples", self.max_eval_examples),
+            ("--num_proc", self.num_proc),
+        ):
+            if value is not None and value < 1:
+                raise ValueError(f"{option} must be at least 1; got {value}")
+        roles = (self.audio_column, self.text_column, self.speaker_column, self.id_column)
+        named = [column for column in roles if column is not None]
+        if len(set(named)) < len(named):
+            raise ValueError(f"each column can have one role; got {', '.join(named)}")
+
+
+def load_splits(arguments: DataArguments) -> dict[str, Dataset | IterableDataset]:
+    """The rows to train, validate and (if there are any) test on, under "train", "validation" and "test".
+
+    Only the training split is ever a stream: a streamed evaluation on two processes counts rows wrong
+    (datasets 5.2 with accelerate 1.15), so the others are read into memory, still encoded; bound them with
+    `max_eval_examples`. "test" is left out if no `test_split` was named and the dataset has no split "test".
+    """
+    opened = _open(arguments)
+    rows = {
+        "train": _first(_standard_split(arguments, opened, arguments.train_split), arguments.max_train_examples),
+        "validation": _first(_standard_split(arguments, opened, arguments.eval_split), arguments.max_eval_examples),
+    }
+    if arguments.test_split is not None or "test" in opened.splits:
+        test = _standard_split(arguments, opened, arguments.test_split or "test")
+        rows["test"] = _first(test, arguments.max_eval_examples)
+    return {
+        name: _as_stream(part) if name == "train" and arguments.streaming else _in_memory(part)
+        for name, part in rows.items()
+    }
+
+
+def load_split(arguments: DataArguments, split: str) -> Dataset | IterableDataset:
+    """The rows of one split with the columns `audio`, `text`, `id` and, if known, `speaker`; others are dropped.
+
+    `audio` is `{"bytes", "path"}` as stored, never decoded; the last three are strings. Without an id column the
+    id is the row's number, or in a true stream a hash of the encoded audio: the same for every number of workers,
+    ranks and whatever the shuffling (two copies of one recording share it). Streams of the Hub, of parquet and of
+    webdataset are read as they come; local lists of files (audiofolder, manifests) are small and read whole, so
+    split parts and row numbers work for them even with `streaming`.
+
+    Raises ValueError, naming what exists and the option to set, for a dataset, split or column that does not
+    exist, an empty split, and columns that do not hold audio or text.
+    """
+    rows = _standard_split(arguments, _open(arguments), split)
+    return _as_stream(rows) if arguments.streaming else rows
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Where the rows are
+
+
+@dataclass(frozen=True)
+class Source:
+    """Arguments of `load_dataset`, and the folder that relative paths start from (None on the Hub)."""
+
+    path: str
+    options: dict[str, Any]
+    folder: Path | None = None
+
+    @property
+    def lists_files(self) -> bool:
+        """Whether the dataset is a list of local audio files, cheap to read whole."""
+        return self.path in ("audiofolder", "csv", "json")
+
+
+def locate(arguments: DataArguments) -> Source:
+    """The builder and files behind `--dataset`.
+
+    A local folder is the first of these that fits:
+
+    1. `README.md` with `configs:` in its header: as it says (a copy of a Hub repository);
+    2. `metadata.csv`, `metadata.jsonl` or `metadata.parquet` anywhere below: audiofolder;
+    3. `*.parquet` anywhere below: parquet; 4. `*.tar` anywhere below: webdataset;
+    5. `*.csv`, `*.tsv` or `*.jsonl` in the folder itself (one of the three kinds): manifests, whose audio column
+       holds paths relative to the folder.
+
+    The split of a parquet, tar or manifest file is read from its name, see `split_of_file`. One file is taken by
+    its ending (.parquet, .tar, .csv, .tsv, .jsonl, .json). Anything else is an id on the Hub.
+    """
+    if arguments.dataset == "bundled":
+        place = bundled_path("speech")
+    else:
+        place = Path(arguments.dataset).expanduser()
+    if not place.exists():
+        return Source(arguments.dataset, {"name": arguments.dataset_config})
+    place = place.resolve()
+    if place.is_dir() and _card_has_configs(place):
+        return Source(str(place), {"name": arguments.dataset_config}, place)
+    if arguments.dataset_config is not None:
+        raise ValueError(
+            f"{place} has no configurations (no README.md with 'configs:'); leave out "
+            f"--dataset_config {arguments.dataset_config}"
+        )
+    if place.is_file():
+        return _files_source(arguments, place.parent, [place])
+    if any(place.rglob("metadata.csv")) or any(place.rglob("metadata.jsonl")) or any(place.rglob("metadata.parquet")):
+        return Source("audiofolder", {"data_dir": str(place)}, place)
+    files = sorted(place.rglob("*.parquet")) or sorted(place.rglob("*.tar"))
+    files = files or sorted(file for ending in (".csv", ".tsv", ".jsonl") for file in place.glob(f"*{ending}"))
+    if not files:
+        raise ValueError(
+            f"no dataset in {place}: looked for a README.md with 'configs:', metadata.csv, metadata.jsonl or "
+            "metadata.parquet beside the audio, *.parquet, *.tar, and *.csv, *.tsv or *.jsonl in the folder itself; "
+            "write a metadata.jsonl with lines such as "
+            '{"file_name": "clips/1.wav", "text": "hello"}'
+        )
+    return _files_source(arguments, place, files)
+
+
+def split_of_file(file: Path) -> str:
+    """The split a file belongs to: `dev/b.parquet` -> "validation", `a-00000-of-00002.parquet` -> "a".
+
+    The name of numbered shards is taken as it stands, as `datasets` does; otherwise the last of the words train,
+    training, validation, valid, val, dev, test, testing, eval, evaluation in the path decides, else "train".
+    """
+    shard = re.fullmatch(r"(.+)-\d{5}-of-\d{5}.*", file.stem)
+    if shard:
+        return shard[1]
+    words = re.split(r"[^a-z]+", str(file.with_suffix("")).lower())
+    return next((SPLIT_OF_WORD[word] for word in reversed(words) if word in SPLIT_OF_WORD), "train")
+
+
+def _files_source(arguments: DataArguments, folder: Path, files: list[Path]) -> Source:
+    endings = sorted({file.suffix for file in files})
+    if len(endings) > 1:
+        raise ValueError(
+            f"{folder} holds manifests of several kinds ({', '.join(endings)}); give one file or one kind"
+        )
+    data_files: dict[str, list[str]] = {}
+    for file in files:
+        data_files.setdefault(split_of_file(file.relative_to(folder)), []).append(str(file))
+    options: dict[str, Any] = {"data_files": data_files}
+    match endings[0]:
+        case ".parquet":
+            return Source("parquet", options, folder)
+        case ".tar":
+            return Source("webdataset", options, folder)
+        case ".jsonl" | ".json":
+            return Source("json", options, folder)
+        case ".csv" | ".tsv":
+            # As written: pandas would read the transcript "007" as 7, and "null" or "nan" as no transcript.
+            columns = (arguments.text_column, arguments.speaker_column or "speaker", arguments.id_column or "id")
+            options |= {"converters": dict.fromkeys(columns, str), "keep_default_na": False}
+            return Source("csv", options | {"sep": "," if endings[0] == ".csv" else "\t"}, folder)
+    raise ValueError(
+        f"cannot read {files[0]} as a dataset; expected a file ending in .parquet, .tar, .csv, .tsv, .jsonl or .json"
+    )
+
+
+def _card_has_configs(folder: Path) -> bool:
+    card = folder / "README.md"
+    return card.is_file() and "configs" in DatasetCard.load(card).data.to_dict()
+
+
+@dataclass(frozen=True)
+class _Opened:
+    """Every split of a dataset by name, as it is stored."""
+
+    splits: Mapping[str, Dataset | IterableDataset]
+    folder: Path | None
+
+
+def _open(arguments: DataArguments) -> _Opened:
+    source = locate(arguments)
+    streaming = arguments.streaming and not source.lists_files
+    num_proc = None if streaming else arguments.num_proc
+    try:
+        splits = load_dataset(source.path, **source.options, streaming=streaming, num_proc=num_proc)
+    except (ValueError, ConnectionError, FileNotFoundError) as error:  # FileNotFoundError: also no such Hub id
+        raise ValueError(
+            f"cannot open the dataset {arguments.dataset!r} (configuration {arguments.dataset_config!r}; options "
+            f"--dataset, --dataset_config). If it is a local folder: none is there. The reason given: {error}"
+        ) from error
+    return _Opened(splits, source.folder)
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Rows with the standard columns
+
+
+def _standard_split(arguments: DataArguments, opened: _Opened, split: str) -> Dataset | IterableDataset:
+    place = f"split {split!r} of the dataset {arguments.dataset!r}"
+    rows = _pick(arguments, opened.splits, split)
+    if isinstance(rows, IterableDataset):
+        rows, features = _undecoded(rows)
+    else:
+        features = rows.features if len(rows) else None
+    if features is None:
+        raise ValueError(f"{place} is empty; choose another one")
+    columns = _columns(arguments, features, place)
+    rows = rows.select_columns(list(columns))
+    if isinstance(rows, IterableDataset):
+        return _standard_stream(rows, columns, opened.folder)
+    return _standard_table(rows.rename_columns(columns), opened.folder)
+
+
+def _pick(
+    arguments: DataArguments, splits: Mapping[str, Dataset | IterableDataset], split: str
+) -> Dataset | IterableDataset:
+    """The rows of "train", or without streaming also of "train[:90%]" or "train+validation[10:]"."""
+    names = [part.partition("[")[0].strip() for part in split.split("+")]
+    missing = [name for name in names if name not in splits]
+    if missing:
+        largest = next(iter(splits))
+        raise ValueError(
+            f"the dataset {arguments.dataset!r} has no split {missing[0]!r}, it has: {', '.join(splits)}; set "
+            "--train_split, --eval_split or --test_split; to hold out a part of one (not of a stream), give "
+            f"--train_split '{largest}[:90%]' --eval_split '{largest}[90%:]'"
+        )
+    if split in splits:
+        return splits[split]
+    tables = {name: rows for name, rows in splits.items() if isinstance(rows, Dataset)}
+    if not tables:
+        raise ValueError(f"a stream cannot be cut, got {split!r}; name a whole split or leave out --streaming")
+    parts = datasets.ReadInstruction.from_spec(split).to_absolute({name: len(rows) for name, rows in tables.items()})
+    return concatenate_datasets([tables[part.splitname].select(range(part.from_, part.to)) for part in parts])
+
+
+def _undecoded(stream: IterableDataset) -> tuple[IterableDataset, Features | None]:
+    """The stream with encoded audio, and its columns (None if it has no row).
+
+    datasets 5.2 decodes streamed audio folders of the Hub in a step of its own, which only `decode(False)` removes:
+    `cast_column("audio", Audio(decode=False))` has no effect there. Streams of csv and json have no features.
+    """
+    if stream.features is not None:
+        stream = stream.decode(False)
+    first = next(iter(stream), None)
+    if first is None:
+        return stream, None
+    return stream, stream.features or Features.from_arrow_schema(pa.Table.from_pylist([first]).schema)
+
+
+def _columns(arguments: DataArguments, features: Features, place: str) -> dict[str, str]:
+    """Columns to keep and their standard names, checked to exist and to hold audio and text."""
+    columns = {arguments.audio_column: "audio", arguments.text_column: "text"}
+    for standard, named in (("speaker", arguments.speaker_column), ("id", arguments.id_column)):
+        if named is not None or (standard in features and standard not in columns):
+            columns[named or standard] = standard
+    for column, standard in columns.items():
+        if column not in features:
+            raise ValueError(
+                f"{place} has no column {column!r}, it has: {', '.join(features)}; set --{standard}_column"
+            )
+    audio, text = features[arguments.audio_column], features[arguments.text_column]
+    kinds = ", ".join(f"{name}: {feature}" for name, feature in features.items())
+    if not _holds_audio(audio):
+        raise ValueError(
+            f"column {arguments.audio_column!r} of {place} holds {audio}, not audio (an Audio column, encoded bytes, "
+            f"paths, or both as {{bytes, path}}); set --audio_column; its columns: {kinds}"
+        )
+    if not (isinstance(text, Value) and text.dtype in ("string", "large_string", "null")):
+        raise ValueError(
+            f"column {arguments.text_column!r} of {place} holds {text}, not strings; set --text_column, or if they "
+            f'are transcripts of digits write them as strings, in a .jsonl {{"text": "007"}}; its columns: {kinds}'
+        )
+    return columns
+
+
+def _holds_audio(feature: Any) -> bool:
+    if isinstance(feature, Value):
+        return feature.dtype in ("string", "large_string", "binary", "large_binary")
+    return isinstance(feature, Audio) or (isinstance(feature, dict) and feature.keys() <= {"bytes", "path"})
+
+
+def _standard_table(rows: Dataset, folder: Path | None) -> Dataset:
+    """Undecoded audio and strings. Only small columns are made anew: a map or a cast would copy the audio to disk."""
+    if isinstance(rows.features["audio"], Value) and "string" in rows.features["audio"].dtype:
+        paths = [_absolute(path, folder) for path in rows["audio"]]
+        rows = rows.remove_columns("audio").add_column("audio", paths)
+    rows = rows.cast_column("audio", Audio(decode=False))
+    names = {name: [_as_name(value) for value in rows[name]] for name in ("speaker", "id") if name in rows.features}
+    rows = rows.remove_columns(list(names))
+    names.setdefault("id", [str(number) for number in range(len(rows))])
+    for name, column in names.items():
+        rows = rows.add_column(name, column)
+    return rows
+
+
+def _standard_stream(rows: IterableDataset, columns: dict[str, str], folder: Path | None) -> IterableDataset:
+    # Not Audio(decode=False): to encode a mapped row it imports torchcodec (4 s in each worker), and it drops the
+    # bytes if the path beside them happens to name a file here.
+    string = Value("string")
+    features = Features({"audio": {"bytes": Value("binary"), "path": string}, "text": string, "id": string})
+    if "speaker" in columns.values():
+        features["speaker"] = string
+    return rows.map(_StreamedRow(columns, folder), remove_columns=list(columns), features=features)
+
+
+@dataclass(frozen=True)
+class _StreamedRow:
+    """A row of a stream in standard columns; remote files become bytes, local ones stay paths."""
+
+    columns: dict[str, str]
+    folder: Path | None
+
+    def __call__(self, stored: dict[str, Any]) -> dict[str, Any]:
+        row = {standard: stored[column] for column, standard in self.columns.items()}
+        audio = row["audio"]
+        if isinstance(audio, str):
+            audio = {"path": _absolute(audio, self.folder)}
+        elif isinstance(audio, bytes):
+            audio = {"bytes": audio}
+        content, path = (audio.get("bytes"), audio.get("path")) if audio else (None, None)
+        if content is None and path is not None and "://" in path:  # hf://, zip://...::hf://
+            with fsspec.open(path, "rb") as file:
+                content = file.read()
+        row["audio"] = {"bytes": content, "path": path}
+        row.setdefault("id", hashlib.blake2b(content or str(path).encode(), digest_size=8).hexdigest())
+        return row | {name: _as_name(row[name]) for name in ("speaker", "id") if name in row}
+
+
+def _absolute(path: str | None, folder: Path | None) -> str | None:
+    return path if path is None or folder is None else str(folder / path)
+
+
+def _as_name(value: Any) -> str | None:
+    return None if value is None else str(value)
+
+
+def _first(rows: Dataset | IterableDataset, count: int | None) -> Dataset | IterableDataset:
+    if count is None:
+        return rows
+    return rows.take(count) if isinstance(rows, IterableDataset) else rows.select(range(min(count, len(rows))))
+
+
+def _as_stream(rows: Dataset | IterableDataset) -> IterableDataset:
+    if isinstance(rows, IterableDataset):
+        return rows
+    return rows.to_iterable_dataset(num_shards=min(PATH_STREAM_SHARDS, len(rows)))
+
+
+def _in_memory(rows: Dataset | IterableDataset) -> Dataset:
+    if isinstance(rows, Dataset):
+        return rows
+    read = list(datasets.utils.tqdm(rows, desc="reading an evaluation split"))
+    return Dataset.from_list(read, features=rows.features).cast_column("audio", Audio(decode=False))
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Which rows can be used
+
+
+class SkipRow(Exception):  # noqa: N818  (a signal to go on with the next row, not an error)
+    """This row cannot be used; `reason` is one of REASONS."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+@dataclass(frozen=True)
+class CheckedRow:
+    """What is known of a row without its samples: `reason` is one of REASONS, or None if the row can be used."""
+
+    reason: str | None
+    seconds: float  # 0 if the audio cannot be read
+    text: str  # normalised
+
+
+@dataclass(frozen=True)
+class RowCheck:
+    """Which rows can be used, and the only way from a row to its samples.
+
+    Silence is legal: a recogniser must learn to say nothing, and a silent clip with a transcript fails by its loss.
+    An empty transcript is not, because a blank row of a corpus is far more often a fault than a truth.
+
+    Args:
+        sample_rate: of the decoded samples, in Hz.
+        normalizer: one of `hfaudio.text.normalize.NORMALIZERS`.
+        min_seconds, max_seconds: the shortest and the longest recording used, both inclusive.
+        min_frames: output frames that a normalised text needs; for CTC its labels plus their repeats.
+        num_frames: output frames that the model gives for a number of samples. Without these two every label fits.
+    """
+
+    sample_rate: int = 16_000
+    normalizer: str = "basic"
+    min_seconds: float = 0.1
+    max_seconds: float = 20.0
+    min_frames: Callable[[str], int] | None = None
+    num_frames: Callable[[int], int] | None = None
+
+    def __call__(self, row: Mapping[str, Any]) -> CheckedRow:
+        """The verdict on a row."""
+        text = self.normalized(row["text"])
+        reason, num_samples = AudioProbe(self.sample_rate).measure(row["audio"])
+        return CheckedRow(reason or self.refusal(text, num_samples), num_samples / self.sample_rate, text)
+
+    def decode(self, row: Mapping[str, Any]) -> tuple[np.ndarray, str]:
+        """Samples (N,) and normalised text; SkipRow if the row cannot be used.
+
+        At most a second more than `max_seconds` is read, so that a recording of hours does not fill the memory.
+        """
+        text = self.normalized(row["text"])
+        try:
+            samples = load_audio(row["audio"] or NO_AUDIO, self.sample_rate, seconds=self.max_seconds + 1)
+        except AudioError as error:
+            raise SkipRow(error.reason) from error
+        reason = self.refusal(text, len(samples))
+        if reason is not None:
+            raise SkipRow(reason)
+        return samples, text
+
+    def normalized(self, text: str | None) -> str:
+        """The transcript as it is learned and scored; "" for a missing one."""
+        return normalize(text or "", self.normalizer)
+
+    def refusal(self, text: str, num_samples: int) -> str | None:
+        """The reason not to use readable audio of this length with this normalised text, or None."""
+        seconds = num_samples / self.sample_rate
+        if seconds < self.min_seconds:
+            return "too short"
+        if seconds > self.max_seconds:
+            return "too long"
+        if not text:
+            return "empty transcript"
+        if self.min_frames and self.num_frames and self.num_frames(num_samples) < self.min_frames(text):
+            return "label longer than its frames"
+        return None
+
+
+NO_AUDIO: dict[str, None] = {"bytes": None, "path": None}
+
+
+@dataclass(frozen=True)
+class AudioProbe:
+    """Number of samples of a row's audio at `sample_rate`, or the reason why it cannot be read.
+
+    The expensive half of a check and the only one that `datasets` caches: its key holds nothing but the rows and
+    the rate, so that other limits, normalisers and models reuse it. Of a long recording two blocks are in memory.
+    """
+
+    sample_rate: int
+
+    def measure(self, audio: Mapping[str, Any] | None) -> tuple[str | None, int]:
+        """The reason or None, and the number of samples (0 if there is a reason)."""
+        try:
+            return None, sum(len(block) for block in stream_audio(audio or NO_AUDIO, self.sample_rate))
+        except AudioError as error:
+            return error.reason, 0
+
+    def __call__(self, row: Mapping[str, Any]) -> dict[str, Any]:
+        reason, num_samples = self.measure(row["audio"])
+        return {"reason": reason, "num_samples": num_samples}
+
+
+def check_rows(dataset: Dataset, row_check: RowCheck, num_proc: int | None = None) -> tuple[Dataset, "SkipCounts"]:
+    """The rows that can be used, with `text` normalised and `seconds` added, and the count of the others by reason.
+
+    Each recording is decoded once, and not again by a later run: the lengths are cached where `datasets` caches
+    (rows in memory have no cache). A recording that could not be read is tried anew, as it may have been
+    repaired. Neither samples nor features are written. Raises ValueError if no row can be used.
+
+    Check before `shuffle` or `select`: adding a column to rows in another order copies them to disk.
+    """
+    probed = dataset.select_columns("audio").map(
+        AudioProbe(row_check.sample_rate),
+        remove_columns=["audio"],
+        features=Features({"reason": Value("string"), "num_samples": Value("int64")}),
+        num_proc=num_proc,
+        desc="checking audio",
+    )
+    counts = SkipCounts()
+    texts = [row_check.normalized(text) for text in dataset["text"]]
+    seconds: list[float] = []
+    usable: list[int] = []
+    for index, (text, found) in enumerate(zip(texts, probed, strict=True)):
+        reason, num_samples = found["reason"], found["num_samples"]
+        if reason is not None:
+            reason, num_samples = AudioProbe(row_check.sample_rate).measure(dataset[index]["audio"])
+        reason = reason or row_check.refusal(text, num_samples)
+        seconds.append(num_samples / row_check.sample_rate)
+        counts.add(reason)
+        if reason is None:
+            usable.append(index)
+    if not usable:
+        raise no_usable_rows(counts, row_check)
+    checked = dataset.remove_columns("text").add_column("text", texts).add_column("seconds", seconds)
+    return checked.select(usable), counts
+
+
+def no_usable_rows(counts: "SkipCounts", row_check: RowCheck) -> ValueError:
+    """The error for data of which nothing is left, with the remedy for the commonest reason."""
+    skipped = counts.as_dict()
+    reason = max(skipped, key=lambda reason: skipped[reason])
+    if reason == "too short":
+        remedy = f"lower --min_seconds (now {row_check.min_seconds:g})"
+    elif reason == "too long":
+        remedy = f"raise --max_seconds (now {row_check.max_seconds:g})"
+    elif reason == "empty transcript":
+        remedy = f"check --text_column and --normalizer (now {row_check.normalizer!r})"
+    elif reason == "label longer than its frames":
+        remedy = "check that transcripts belong to their recordings, or take a model with more frames per second"
+    else:
+        remedy = "check --audio_column and whether one of the files opens with hfaudio.audio.io.load_audio"
+    return ValueError(f"no row can be used: {counts}; {remedy}")
+
+
+class SkipCounts:
+    """Rows looked at, and rows skipped by reason, summed over the worker processes of a data loader.
+
+    The counts lie in shared memory. They reach a worker as part of the dataset object, by fork or by spawn, and
+    cannot be pickled otherwise.
+    """
+
+    def __init__(self) -> None:
+        # A lock of the "spawn" context works in forked workers too; the other way round Python refuses.
+        self._rows = get_context("spawn").Array("q", 1 + len(REASONS))  # usable, then one count for each reason
+
+    def add(self, reason: str | None) -> None:
+        """Count a row: skipped for this reason, or usable if it is None."""
+        slot = 0 if reason is None else 1 + REASONS.index(reason)
+        with self._rows.get_lock():
+            self._rows[slot] += 1
+
+    def as_dict(self) -> dict[str, int]:
+        """Rows skipped, by reason; only reasons that occurred."""
+        return {reason: rows for reason, rows in zip(REASONS, self._rows[1:], strict=True) if rows}
+
+    @property
+    def skipped(self) -> int:
+        """Rows that were skipped."""
+        return sum(self._rows[1:])
+
+    @property
+    def total(self) -> int:
+        """Rows that were looked at, usable or not."""
+        return sum(self._rows[:])
+
+    def __str__(self) -> str:
+        commonest = sorted(self.as_dict().items(), key=lambda item: -item[1])
+        reasons = ": " + ", ".join(f"{reason} {rows:,}" for reason, rows in commonest) if commonest else ""
+        return f"skipped {self.skipped:,} of {self.total:,} rows{reasons}"

@@ -1,0 +1,1 @@
+"""Model folders that other people's projects open."""

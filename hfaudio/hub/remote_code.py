@@ -1,0 +1,94 @@
+"""Model folders that carry their own code, so that `pipeline(FOLDER, trust_remote_code=True)` works without hfaudio."""
+
+import ast
+import json
+from pathlib import Path
+
+import hfaudio
+
+PACKAGE = Path(hfaudio.__file__).parent
+# model_type or feature_extractor_type -> {Auto class: module and class that it stands for}
+MODEL_CODE = {
+    "lstm_ctc": {
+        "AutoConfig": ("hfaudio.models.lstm_ctc", "LstmCTCConfig"),
+        "AutoModelForCTC": ("hfaudio.models.lstm_ctc", "LstmForCTC"),
+    },
+    "whisper_ctc": {
+        "AutoConfig": ("hfaudio.models.whisper_ctc", "WhisperCTCConfig"),
+        "AutoModelForCTC": ("hfaudio.models.whisper_ctc", "WhisperForCTC"),
+    },
+}
+EXTRACTOR_CODE = {
+    "SpectralFeatureExtractor": {
+        "AutoFeatureExtractor": ("hfaudio.processing.feature_extractor", "SpectralFeatureExtractor")
+    }
+}
+
+
+def carry_code(folder: Path) -> list[Path]:
+    """Copy the modules that a saved folder's classes need into it, name them in `auto_map`; the files written.
+
+    transformers imports such files one by one, with relative imports only, so `from hfaudio.audio.features import x`
+    becomes `from .hfaudio_audio_features import x`. With hfaudio imported its own classes win over the copies. A
+    folder of a stock architecture gets only what its feature extractor needs, usually nothing.
+    """
+    modules: set[str] = set()
+    config_path = folder / "config.json"
+    config = json.loads(config_path.read_text(encoding="utf-8"))
+    if config["model_type"] in MODEL_CODE:
+        modules |= set_auto_map(config, MODEL_CODE[config["model_type"]])
+        write_json(config_path, config)
+    # transformers 5 keeps the feature extractor inside processor_config.json.
+    processor_path = folder / "processor_config.json"
+    processor = json.loads(processor_path.read_text(encoding="utf-8"))
+    extractor = processor["feature_extractor"]
+    if extractor["feature_extractor_type"] in EXTRACTOR_CODE:
+        modules |= set_auto_map(extractor, EXTRACTOR_CODE[extractor["feature_extractor_type"]])
+        write_json(processor_path, processor)
+    files = []
+    for module in sorted(with_imports(modules)):
+        files.append(folder / f"{flat_name(module)}.py")
+        files[-1].write_text(with_relative_imports(source_of(module)), encoding="utf-8")
+    return files
+
+
+def set_auto_map(settings: dict, code: dict[str, tuple[str, str]]) -> set[str]:
+    """Write `auto_map` into a config; the modules that it names."""
+    settings["auto_map"] = {auto: f"{flat_name(module)}.{name}" for auto, (module, name) in code.items()}
+    return {module for module, _ in code.values()}
+
+
+def with_imports(modules: set[str]) -> set[str]:
+    """The modules and every hfaudio module they import, directly or not."""
+    found: set[str] = set()
+    waiting = list(modules)
+    while waiting:
+        module = waiting.pop()
+        if module not in found:
+            found.add(module)
+            waiting += hfaudio_imports(source_of(module))
+    return found
+
+
+def hfaudio_imports(source: str) -> list[str]:
+    """Modules of hfaudio that a source file imports from (`from hfaudio.a.b import c`, the only form we use)."""
+    nodes = ast.walk(ast.parse(source))
+    return [n.module for n in nodes if isinstance(n, ast.ImportFrom) and (n.module or "").startswith("hfaudio.")]
+
+
+def source_of(module: str) -> str:
+    return (PACKAGE.parent / (module.replace(".", "/") + ".py")).read_text(encoding="utf-8")
+
+
+def flat_name(module: str) -> str:
+    return module.replace(".", "_")
+
+
+def with_relative_imports(source: str) -> str:
+    for module in hfaudio_imports(source):
+        source = source.replace(f"from {module} import", f"from .{flat_name(module)} import")
+    return source
+
+
+def write_json(path: Path, settings: dict) -> None:
+    path.write_text(json.dumps(settings, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

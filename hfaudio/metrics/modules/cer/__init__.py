@@ -1,0 +1,1 @@
+"""Character error rate in the form of an `evaluate` module."""

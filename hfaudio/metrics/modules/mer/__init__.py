@@ -1,0 +1,1 @@
+"""Match error rate in the form of an `evaluate` module."""

@@ -1,0 +1,1 @@
+"""Word error rate in the form of an `evaluate` module."""

@@ -1,0 +1,62 @@
+"""`metrics.json` and the table of worst utterances, which model cards and readers start from."""
+
+import json
+import platform
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from hfaudio.metrics.error_rate import ErrorRate, Utterance
+
+VERSIONED = ("hfaudio", "torch", "transformers", "datasets", "accelerate", "numpy")
+
+
+def command_line() -> str:
+    """The command that started this process, with paths below the working folder written relative to it."""
+    folder = f"{Path.cwd()}/"
+    return shlex.join(argument.removeprefix(folder) for argument in sys.argv)
+
+
+def result_entry(rate: ErrorRate) -> dict[str, float | int]:
+    """One metric as `metrics.json` holds it: value, 95 % interval, utterances and edit counts."""
+    counts = rate.counts
+    return {
+        "value": rate.value,
+        "low": rate.low,
+        "high": rate.high,
+        "n": rate.n,
+        "substitutions": counts.substitutions,
+        "deletions": counts.deletions,
+        "insertions": counts.insertions,
+        "reference_length": counts.reference_length,
+    }
+
+
+def write_results(
+    path: Path, metrics: Mapping[str, ErrorRate], *, seed: int, seconds: float, command: str, **facts: Any
+) -> dict[str, Any]:
+    """Write `{"metrics", "seed", "versions", "command", "seconds", ...facts}` as JSON and return it."""
+    results = {
+        "metrics": {name: result_entry(rate) for name, rate in metrics.items()},
+        "seed": seed,
+        "versions": {"python": platform.python_version(), **{name: version(name) for name in VERSIONED}},
+        "command": command,
+        "seconds": round(seconds, 1),
+        **facts,
+    }
+    path.write_text(json.dumps(results, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    return results
+
+
+def error_table(utterances: Sequence[Utterance]) -> str:
+    """Markdown: the utterances with their word errors, reference above hypothesis."""
+    lines = ["| errors | speaker | reference / hypothesis |", "|---:|---|---|"]
+    for utterance in utterances:
+        counts = utterance.counts
+        edits = f"{counts.errors} ({counts.substitutions} S, {counts.deletions} D, {counts.insertions} I)"
+        texts = [text.replace("|", "\\|") or "(empty)" for text in (utterance.reference, utterance.hypothesis)]
+        lines.append(f"| {edits} | {utterance.group or ''} | {texts[0]}<br>{texts[1]} |")
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,6 @@
+"""CTC models of our own: each a `PreTrainedModel` with its config, known to transformers after `import hfaudio.auto`."""
+
+from hfaudio.models.lstm_ctc import LstmCTCConfig, LstmForCTC
+from hfaudio.models.whisper_ctc import WhisperCTCConfig, WhisperForCTC
+
+__all__ = ["LstmCTCConfig", "LstmForCTC", "WhisperCTCConfig", "WhisperForCTC"]

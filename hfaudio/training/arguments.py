@@ -1,0 +1,83 @@
+"""Options of a recipe: dataclasses, then a YAML file, then flags; each declared once, typos refused."""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import yaml
+from transformers import HfArgumentParser, TrainingArguments
+from transformers.trainer_utils import get_last_checkpoint
+
+
+def parse_arguments(*types: type, argv: Sequence[str] | None = None) -> tuple[Any, ...]:
+    """One instance of each dataclass type: its defaults, overridden by a YAML file, overridden by flags.
+
+    `argv` (default: the command line) is `[config.yaml] [--flags]`.
+
+    Raises:
+        ValueError: for a key or flag that no type declares, or a YAML file that is not a mapping.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    parser = HfArgumentParser(types)
+    if arguments and arguments[0].endswith((".yaml", ".yml")):
+        settings = read_yaml(Path(arguments.pop(0)))
+        known = {f.name for t in types for f in fields(t) if f.init}
+        if unknown := sorted(set(settings) - known):
+            raise ValueError(f"unknown keys in the config file: {unknown}; `--help` lists the options")
+        # argparse converts strings but takes other defaults as they are, so 1e-4, which YAML reads as text, works.
+        parser.set_defaults(**settings)
+        for action in parser._actions:
+            if action.dest in settings:
+                action.required = False
+    return parser.parse_args_into_dataclasses(args=arguments)
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The mapping in a YAML file (an empty file is an empty mapping)."""
+    if not path.is_file():
+        raise ValueError(f"no config file {path}")
+    settings = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    if not isinstance(settings, dict):
+        raise ValueError(f"{path} must hold `option: value` lines, got a {type(settings).__name__}")
+    return settings
+
+
+@dataclass
+class AudioTrainingArguments(TrainingArguments):
+    """`TrainingArguments` with defaults that are right for audio; every flag of transformers works."""
+
+    # The collators choose their columns; with True the Trainer drops `seconds` before its sampler needs it.
+    remove_unused_columns: bool = field(default=False, metadata={"help": "Keep False."})
+    label_names: list[str] | None = field(
+        default_factory=lambda: ["labels"], metadata={"help": "Names of the label columns."}
+    )
+    # Counts are updated batch by batch and predictions are dropped: memory does not grow with the evaluation set.
+    batch_eval_metrics: bool = field(default=True, metadata={"help": "Keep True."})
+    # A non-finite loss must be seen, not averaged away.
+    logging_nan_inf_filter: bool = field(default=False, metadata={"help": "Hide NaN and infinite losses in the log."})
+    # accelerate's default for streams concatenates batches of different lengths and fails.
+    accelerator_config: dict | str | None = field(
+        default_factory=lambda: {"dispatch_batches": False}, metadata={"help": "Settings of the Accelerator."}
+    )
+    dataloader_num_workers: int = field(default=2, metadata={"help": "Processes that decode and augment."})
+    save_total_limit: int | None = field(default=2, metadata={"help": "Checkpoints that are kept."})
+    logging_steps: float = field(default=20, metadata={"help": "Log every N steps."})
+    resume_from_checkpoint: str | None = field(
+        default=None, metadata={"help": "A checkpoint folder, or 'last' for the newest one in output_dir."}
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        try:
+            Path(self.output_dir).mkdir(parents=True, exist_ok=True)
+            probe = Path(self.output_dir, ".writable")
+            probe.touch()
+            probe.unlink()
+        except OSError as error:
+            raise ValueError(f"cannot write to --output_dir {self.output_dir}: {error}; choose another folder") from error
+        if self.resume_from_checkpoint == "last":
+            self.resume_from_checkpoint = get_last_checkpoint(self.output_dir)
+            if self.resume_from_checkpoint is None:
+                raise ValueError(f"--resume_from_checkpoint last: no checkpoint in {self.output_dir} yet; leave it out")
