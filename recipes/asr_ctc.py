@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from datasets import IterableDataset
 from transformers import AutoConfig, AutoFeatureExtractor, AutoModelForCTC, AutoTokenizer, Wav2Vec2Processor, set_seed
 
 import hfaudio.auto  # noqa: F401, folders of our own models open below
@@ -132,26 +133,25 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
         model.freeze_feature_encoder()
     processor = Wav2Vec2Processor(extractor, tokenizer)
 
-    # Examples: rows that cannot be used are skipped and counted; decoding, augmentation and features happen in workers.
-    row_check = RowCheck(
-        sample_rate=extractor.sampling_rate,
-        normalizer=data_args.normalizer,
-        min_seconds=data_args.min_seconds,
-        max_seconds=data_args.max_seconds,
-        min_frames=LabelFrames(tokenizer),
-        num_frames=FrameCount.of(model, extractor),
-    )
-    skipped = {name: SkipCounts() for name in splits}
+    # Examples: rows that cannot be used are skipped and counted; workers decode, augment and extract features.
+    # Only training rows must have room for their labels, at the highest speed; a test keeps what is hard.
+    rate = extractor.sampling_rate
+    limits = {"normalizer": data_args.normalizer, "min_seconds": data_args.min_seconds, "max_seconds": data_args.max_seconds}
+    row_check = RowCheck(sample_rate=rate, **limits)
+    num_frames = FrameCount.of(model, extractor, fastest=max(augment_args.speed_factors))
+    train_check = RowCheck(sample_rate=rate, min_frames=LabelFrames(tokenizer), num_frames=num_frames, **limits)
     encoder = ExampleEncoder(processor)
-    augmented = ExampleEncoder(processor, Augment(augment_args, extractor.sampling_rate, args.seed))
+    augmented = ExampleEncoder(processor, Augment(augment_args, rate, args.seed))
     examples: dict[str, Any] = {}
-    with args.main_process_first(desc="checking rows"):
-        for name, rows in splits.items():
-            if data_args.streaming and name == "train":
-                examples[name] = SpeechStream(rows, row_check, augmented, skipped[name], seed=args.seed)
-                continue
-            checked, skipped[name] = check_rows(rows, row_check, data_args.num_proc)
-            examples[name] = SpeechExamples(checked, row_check, augmented if name == "train" else encoder)
+    skipped = {name: SkipCounts() for name in splits}
+    for name, rows in splits.items():
+        check, encode = (train_check, augmented) if name == "train" else (row_check, encoder)
+        if isinstance(rows, IterableDataset):
+            examples[name] = SpeechStream(rows, check, encode, skipped[name], seed=args.seed)
+            continue
+        with args.main_process_first(desc="checking rows"):
+            rows, skipped[name] = check_rows(rows, check, data_args.num_proc)
+        examples[name] = SpeechExamples(rows, check, encode)
 
     # Training
     scorer = CTCScorer(ctc_labels(tokenizer), tokenizer.pad_token_id)

@@ -1,14 +1,13 @@
 """Changed copies of speech for training: speed, rooms, noise, channels, codecs, level, and masked features.
 
-Waveforms are float32 (N,), features (T, D). The functions are pure: what is random comes from `rng`. `Augment` applies
-them with an `rng` made from (seed, epoch, example id), so that a clip gets the same change whichever process, worker or
-order it is read in, and another one in the next epoch.
+Waveforms are float32 (N,), features (T, D). The functions are pure: what is random comes from `rng`. `Augment`
+applies them with an `rng` made from (seed, epoch, example id), so that a clip gets the same change whichever process,
+worker or order it is read in, and another one in the next epoch.
 """
 
 import hashlib
 import io
 import math
-from collections.abc import Hashable
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -22,6 +21,7 @@ from hfaudio.audio.io import audio_info, load_audio
 from hfaudio.audio.resample import resample
 
 Features = TypeVar("Features", np.ndarray, Tensor)
+Option = TypeVar("Option")
 
 SPEED_OF_SOUND = 343.0  # m/s
 AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3")
@@ -30,9 +30,9 @@ AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3")
 def add_noise(x: np.ndarray, snr_db: float, rng: np.random.Generator, noise: np.ndarray | None = None) -> np.ndarray:
     """`x` plus noise whose energy over the clip lies `snr_db` below that of `x`.
 
-    `noise` (M,) is repeated if too short and cut at a random place if too long. Without it the noise is Gaussian with a
-    power spectrum 1 / f**a, a drawn between 0 (white) and 1 (pink). Where `x` or the noise is silent, `x` comes back:
-    it has no signal-to-noise ratio.
+    `noise` (M,) is repeated if too short and cut at a random place if too long. Without it the noise is Gaussian with
+    a power spectrum 1 / f**a, a drawn between 0 (white) and 1 (pink). Where `x` or the noise is silent, `x` comes
+    back: it has no signal-to-noise ratio.
     """
     if noise is None:
         noise = _coloured_noise(len(x), rng.uniform(0, 1), rng)
@@ -53,23 +53,22 @@ def image_source_response(
     sample_rate: int,
     *,
     reverberation_seconds: tuple[float, float] = (0.1, 0.4),
-    max_seconds: float = 0.2,
+    max_seconds: float = 0.3,
 ) -> np.ndarray:
     """Impulse response (K,) of a random shoebox room, unit energy, the direct sound at index 0.
 
     Image source method of Allen & Berkley 1979, doi:10.1121/1.382599, delays rounded to samples as there. Walls, floor
     and ceiling reflect alike; their coefficient follows from a reverberation time T60 drawn from
-    `reverberation_seconds` (Eyring's formula), and is negative, which spares the response the swell below 50 Hz that
-    positive ones give (Lehmann & Johansson 2008, doi:10.1121/1.2936367). The room measures 3-8 x 3-6 x 2.4-3.5 m;
+    `reverberation_seconds` (Eyring's formula), and is negative, which spares the response the low-frequency swell
+    of positive ones (Lehmann & Johansson 2008, doi:10.1121/1.2936367). The room measures 3-8 x 3-6 x 2.4-3.5 m;
     talker and microphone stand at least 0.3 m from every wall. Images beyond `max_seconds` are left out.
     """
     room = rng.uniform((3.0, 3.0, 2.4), (8.0, 6.0, 3.5))
     talker, microphone = rng.uniform(0.3, room - 0.3), rng.uniform(0.3, room - 0.3)
     volume, surface = room.prod(), 2 * (room[0] * room[1] + room[1] * room[2] + room[0] * room[2])
-    absorption = 1 - math.exp(
-        -24 * math.log(10) / SPEED_OF_SOUND * volume / surface / rng.uniform(*reverberation_seconds)
-    )
-    reflection = -math.sqrt(1 - absorption)
+    # Eyring: T60 = 24 ln(10) / c * V / (-S ln(1 - absorption)); energy is reflected by 1 - absorption
+    decay = 24 * math.log(10) / SPEED_OF_SOUND * volume / surface / rng.uniform(*reverberation_seconds)
+    reflection = -math.exp(-decay / 2)
 
     reach = np.linalg.norm(talker - microphone) + SPEED_OF_SOUND * max_seconds
     squares, gains = [], []  # for each axis, of all its images: squared distance to the microphone, reflections passed
@@ -98,7 +97,7 @@ def read_impulse_response(path: str, sample_rate: int) -> np.ndarray:
 
 
 def reverberate(x: np.ndarray, impulse_response: np.ndarray) -> np.ndarray:
-    """`x` convolved with a response whose direct sound is at index 0, cut to the length of `x`: words stay in place."""
+    """`x` convolved with a response whose direct sound is at index 0, as long as `x`: words stay in place."""
     size = _power_of_two(len(x) + len(impulse_response) - 1)
     spectrum = np.fft.rfft(x, size) * np.fft.rfft(impulse_response, size)
     return np.fft.irfft(spectrum, size)[: len(x)].astype(np.float32)
@@ -118,7 +117,7 @@ def change_gain(x: np.ndarray, db: float) -> np.ndarray:
 
 
 def band_limit(x: np.ndarray, low_hz: float, high_hz: float, sample_rate: int) -> np.ndarray:
-    """`x` without what lies outside [low_hz, high_hz]; the edges fall to zero over 10 % of their frequency, phase 0."""
+    """`x` without what lies outside [low_hz, high_hz], at phase 0; the edges fall to nothing within 10 %."""
     size = _power_of_two(len(x) + round(0.05 * sample_rate))  # 50 ms of zeros take up the ringing
     frequencies = np.fft.rfftfreq(size, 1 / sample_rate).astype(np.float32)
     above = np.clip(1 - (low_hz - frequencies) / max(0.1 * low_hz, 1e-9), 0, 1)
@@ -167,8 +166,8 @@ def spec_augment(
     """A copy of features (T, D) with masked frames and masked rows, each set to the mean of the clip.
 
     SpecAugment (Park et al. 2019, arXiv:1904.08779) without time warping. A time mask is at most `time_frames` frames
-    and `time_share` of the clip wide, a frequency mask at most `frequency_share` of D; widths and places are uniform. As
-    masks * share < 1 is required, some frames and rows always remain; clips of few frames get no time mask at all.
+    and `time_share` of the clip wide, a frequency mask at most `frequency_share` of D; widths and places are uniform.
+    As masks * share < 1 is required, some frames and rows always remain; clips of few frames get no time mask.
     """
     if time_masks * time_share >= 1 or frequency_masks * frequency_share >= 1:
         raise ValueError(
@@ -265,7 +264,7 @@ class AugmentArguments:
 
 
 class Augment:
-    """`AugmentArguments` applied to clips at one sample rate; the same (seed, epoch, example id) gives the same change."""
+    """`AugmentArguments` applied to clips at one sample rate; equal (seed, epoch, example id) give equal changes."""
 
     def __init__(self, arguments: AugmentArguments, sample_rate: int, seed: int) -> None:
         self.arguments = arguments
@@ -274,27 +273,29 @@ class Augment:
         self._impulse_responses = _audio_files(arguments.impulse_response_files)
         self._noises = _audio_files(arguments.noise_files)
 
-    def waveform(self, x: np.ndarray, epoch: int, example_id: Hashable) -> np.ndarray:
+    def waveform(self, x: np.ndarray, epoch: int, example_id: str | int) -> np.ndarray:
         """A changed copy of samples (N,), or `x` itself where chance left it alone; longer or shorter if sped up."""
         a, rng = self.arguments, self._rng(epoch, example_id, "waveform")
         if rng.random() < a.speed_probability:
-            x = change_speed(x, rng.choice(a.speed_factors))
+            x = change_speed(x, _choice(rng, a.speed_factors))
         if rng.random() < a.room_probability:
             x = reverberate(x, self._impulse_response(rng))
         if rng.random() < a.noise_probability:
-            snr_db = rng.uniform(*a.noise_snr_db)
+            snr_db = _uniform(rng, a.noise_snr_db)
             x = add_noise(x, snr_db, rng, self._noise(len(x), rng) if self._noises else None)
         if rng.random() < a.band_limit_probability:
-            x = band_limit(x, rng.uniform(*a.band_limit_low_hz), rng.uniform(*a.band_limit_high_hz), self.sample_rate)
+            x = band_limit(
+                x, _uniform(rng, a.band_limit_low_hz), _uniform(rng, a.band_limit_high_hz), self.sample_rate
+            )
         if rng.random() < a.telephone_probability:
             x = telephone(x, self.sample_rate)
         if rng.random() < a.codec_probability:
             x = low_bitrate_codec(x, self.sample_rate, rng)
         if rng.random() < a.gain_probability:
-            x = change_gain(x, rng.uniform(*a.gain_db))
+            x = change_gain(x, _uniform(rng, a.gain_db))
         return x
 
-    def features(self, features: Features, epoch: int, example_id: Hashable) -> Features:
+    def features(self, features: Features, epoch: int, example_id: str | int) -> Features:
         """Features (T, D) with masks, or the same object where chance left it alone."""
         a, rng = self.arguments, self._rng(epoch, example_id, "features")
         if rng.random() >= a.mask_probability:
@@ -309,20 +310,20 @@ class Augment:
             frequency_share=a.frequency_mask_share,
         )
 
-    def _rng(self, epoch: int, example_id: Hashable, purpose: str) -> np.random.Generator:
+    def _rng(self, epoch: int, example_id: str | int, purpose: str) -> np.random.Generator:
         # blake2b: Python's hash() of a string differs from process to process.
-        key = repr((self.seed, epoch, example_id, purpose)).encode()
+        key = f"{self.seed} {epoch} {purpose} {example_id}".encode()
         return np.random.default_rng(int.from_bytes(hashlib.blake2b(key, digest_size=16).digest(), "little"))
 
     def _impulse_response(self, rng: np.random.Generator) -> np.ndarray:
         if self._impulse_responses:
-            return _cached_impulse_response(rng.choice(self._impulse_responses), self.sample_rate)
+            return _cached_impulse_response(_choice(rng, self._impulse_responses), self.sample_rate)
         low, high = self.arguments.room_seconds
         return image_source_response(rng, self.sample_rate, reverberation_seconds=(low, high))
 
     def _noise(self, samples: int, rng: np.random.Generator) -> np.ndarray:
         """A random excerpt of a random noise file, without reading the rest of it."""
-        path = rng.choice(self._noises)
+        path = _choice(rng, self._noises)
         seconds = samples / self.sample_rate
         latest = max(0.0, audio_info(path).seconds - seconds)
         return load_audio(path, self.sample_rate, start=rng.uniform(0, latest), seconds=seconds)
@@ -349,6 +350,15 @@ def _coloured_noise(samples: int, exponent: float, rng: np.random.Generator) -> 
     spectrum = rng.standard_normal(size, dtype=np.float32).view(np.complex64)  # the bins 1 .. size / 2
     spectrum *= np.arange(1, size // 2 + 1, dtype=np.float32) ** np.float32(-exponent / 2)
     return np.fft.irfft(np.concatenate([np.zeros(1, np.complex64), spectrum]), size)[:samples].astype(np.float32)
+
+
+def _uniform(rng: np.random.Generator, bounds: list[float]) -> float:
+    low, high = bounds
+    return rng.uniform(low, high)
+
+
+def _choice(rng: np.random.Generator, options: list[Option]) -> Option:
+    return options[int(rng.integers(len(options)))]
 
 
 def _random_span(size: int, widest: int, rng: np.random.Generator) -> tuple[int, int]:

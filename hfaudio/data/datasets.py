@@ -34,6 +34,10 @@ SPLIT_OF_WORD = {
     **dict.fromkeys(("test", "testing", "eval", "evaluation"), "test"),
 }
 
+# What datasets 5.2 raises for a dataset that does not exist (FileNotFoundError, also on the Hub) or cannot be reached,
+# a configuration that is not named, and files that are damaged or hold no row (StopIteration: an empty .jsonl).
+UNREADABLE = (ValueError, FileNotFoundError, ConnectionError, StopIteration, datasets.exceptions.DatasetsError)
+
 # Shards of a list of local files that is streamed: divides evenly over 2, 4, ... 64 readers (ranks x workers).
 PATH_STREAM_SHARDS = 64
 
@@ -262,12 +266,22 @@ def _open(arguments: DataArguments) -> _Opened:
     num_proc = None if streaming else arguments.num_proc
     try:
         splits = load_dataset(source.path, **source.options, streaming=streaming, num_proc=num_proc)
-    except (ValueError, ConnectionError, FileNotFoundError) as error:  # FileNotFoundError: also no such Hub id
-        raise ValueError(
-            f"cannot open the dataset {arguments.dataset!r} (configuration {arguments.dataset_config!r}; options "
-            f"--dataset, --dataset_config). If it is a local folder: none is there. The reason given: {error}"
-        ) from error
+    except UNREADABLE as error:
+        raise _cannot_open(arguments, source.folder, error) from error
     return _Opened(splits, source.folder)
+
+
+def _cannot_open(arguments: DataArguments, folder: Path | None, error: Exception) -> ValueError:
+    reason = error.__cause__ or error  # DatasetGenerationError itself says nothing
+    config = f" (configuration {arguments.dataset_config!r}, set by --dataset_config)"
+    if folder is None:
+        return ValueError(
+            f"there is no local folder or file {arguments.dataset!r} (--dataset), and as a dataset of the Hub{config} "
+            f"it cannot be opened: {reason}"
+        )
+    return ValueError(
+        f"cannot read the dataset {arguments.dataset!r}{config}; is one of its files empty or damaged? {reason!r}"
+    )
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -278,7 +292,10 @@ def _standard_split(arguments: DataArguments, opened: _Opened, split: str) -> Da
     place = f"split {split!r} of the dataset {arguments.dataset!r}"
     rows = _pick(arguments, opened.splits, split)
     if isinstance(rows, IterableDataset):
-        rows, features = _undecoded(rows)
+        try:
+            rows, features = _undecoded(rows)
+        except UNREADABLE as error:
+            raise _cannot_open(arguments, opened.folder, error) from error
     else:
         features = rows.features if len(rows) else None
     if features is None:
@@ -309,7 +326,8 @@ def _pick(
     if not tables:
         raise ValueError(f"a stream cannot be cut, got {split!r}; name a whole split or leave out --streaming")
     parts = datasets.ReadInstruction.from_spec(split).to_absolute({name: len(rows) for name, rows in tables.items()})
-    return concatenate_datasets([tables[part.splitname].select(range(part.from_, part.to)) for part in parts])
+    chosen = [tables[p.splitname].select(range(p.from_, p.to)) for p in parts if p.from_ < p.to]
+    return concatenate_datasets(chosen) if chosen else tables[names[0]].select([])
 
 
 def _undecoded(stream: IterableDataset) -> tuple[IterableDataset, Features | None]:

@@ -40,7 +40,7 @@ class WhisperCTCConfig(WhisperConfig):
     bos_token_id: int | None = None
     eos_token_id: int | None = None
     pad_token_id: int | None = 0
-    decoder_start_token_id: int | None = None  # type: ignore[assignment]
+    decoder_start_token_id: int = 0  # there is no decoder, but transformers checks the range
     begin_suppress_tokens: list[int] | None = None
     hop_length: int = 160
     final_dropout: float = 0.1

@@ -38,7 +38,8 @@ LATIN_LIGATURES = "ﬀﬁﬂﬃﬄﬅﬆ"
 # typewriter, single quotes, modifier letters (Ukrainian, Hawaiian), grave, acute, prime, Hebrew geresh
 APOSTROPHES = "'\u2018\u2019\u201b\u02bc\u02bb`\u00b4\u2032\u05f3"
 GERSHAYIM = "\u05f4"
-JOINERS = "\u200c\u200d"  # zero-width non-joiner and joiner
+ZERO_WIDTH_JOINER = "\u200d"
+JOINERS = "\u200c" + ZERO_WIDTH_JOINER  # the non-joiner first
 TATWEEL = "\u0640"
 VARIATION_SELECTORS = re.compile("[\ufe00-\ufe0f\U000e0100-\U000e01ef]")
 
@@ -46,9 +47,11 @@ VARIATION_SELECTORS = re.compile("[\ufe00-\ufe0f\U000e0100-\U000e01ef]")
 BRACKETED = re.compile(r"\[[^\[\]]*\]|\([^()]*\)|<(?!\s)[^<>]*>")
 QUOTE_AS_GERSHAYIM = re.compile('(?<=[\u05d0-\u05ea])["\u201d](?=[\u05d0-\u05ea])')
 
+CJK = re.compile(
+    "[\u3005-\u3007\u3040-\u3098\u309b-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]"
+)
 REMOVED = "\0"  # stands for a removed symbol until its neighbours are known
-CJK = "[\u3005-\u3007\u3040-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]"
-REMOVED_BESIDE_CJK = re.compile(f"(?<={CJK}){REMOVED}+|{REMOVED}+(?={CJK})")
+REMOVED_BESIDE_CJK = re.compile(f"(?<={CJK.pattern}){REMOVED}+|{REMOVED}+(?={CJK.pattern})")
 
 
 def normalize(text: str, normalizer: str) -> str:
@@ -65,6 +68,7 @@ def normalize(text: str, normalizer: str) -> str:
 def _folded(text: str) -> str:
     """Lower-case NFC text without invisible characters and bracketed passages."""
     text = "".join(map(_visible, "".join(map(_one_form, text))))
+    text = _without_stray_joiners(unicodedata.normalize("NFC", text))
     text = unicodedata.normalize("NFC", text).replace("İ", "i")  # "İ".lower() is "i" and a combining dot
     text = unicodedata.normalize("NFC", text.lower())
     removals = 1
@@ -86,28 +90,42 @@ def _without_symbols(text: str) -> str:
             kept.append(char)
         elif char == GERSHAYIM and before == after == "L":
             kept.append(char)
-        elif kind in "LN":
+        elif kind in "LCN":
             kept.append(char)
         elif kind == "M":
-            if before in "LMNJ":  # a mark goes with the symbol that carried it
+            if before in "LCMNJ":  # a mark goes with the symbol that carried it
                 kept.append(char)
         elif kind == "J":
-            if _joiner_is_spelling(char, kept[-1], following):
+            if before in "LCM":
                 kept.append(char)
         elif char.isspace():
             kept.append(" ")
         else:
             kept.append(REMOVED)
     text = REMOVED_BESIDE_CJK.sub("", "".join(kept)).replace(REMOVED, " ")
-    return " ".join(unicodedata.normalize("NFC", text).split())
+    return " ".join(text.split())
 
 
-def _joiner_is_spelling(joiner: str, before: str, after: str) -> bool:
-    if _kind(before) == "M":  # Indic: virama + joiner; a last joiner is a Malayalam chillu or a half form
-        return _kind(after) in "LM" or joiner == "\u200d"
-    if _kind(before) != "L":
-        return False
-    return _kind(after) == "M" or unicodedata.bidirectional(before) == unicodedata.bidirectional(after) == "AL"
+def _without_stray_joiners(text: str) -> str:
+    """Joiners stay after a combining mark (Indic), before one (Bengali), and between Arabic letters (Persian)."""
+    kept = [REMOVED]
+    for char, following in pairwise(text + REMOVED):
+        if char in JOINERS:
+            before, after = _kind(kept[-1]), _kind(following)
+            if before == "M":
+                stays = after in "LM" or char == ZERO_WIDTH_JOINER  # at the end of a word: a Malayalam chillu
+            elif before == "L":
+                stays = after == "M" or (_is_arabic(kept[-1]) and _is_arabic(following))
+            else:
+                stays = False
+            if not stays:
+                continue
+        kept.append(char)
+    return "".join(kept[1:])
+
+
+def _is_arabic(char: str) -> bool:
+    return unicodedata.bidirectional(char) == "AL"
 
 
 @cache
@@ -132,10 +150,10 @@ def _visible(char: str) -> str:
 
 @cache
 def _kind(char: str) -> str:
-    """L letter, M combining mark, N number, J joiner, "-" anything else."""
+    """L letter, C Chinese character or kana, M combining mark, N number, J joiner, "-" anything else."""
     if char in JOINERS:
         return "J"
-    category = unicodedata.category(char)
-    if category in ("Co", "Cn"):  # private use and letters newer than this Python
-        return "L"
+    category = unicodedata.category(char).replace("Co", "L").replace("Cn", "L")  # private, or newer than this Python
+    if category[0] in "LN" and CJK.match(char):
+        return "C"
     return category[0] if category[0] in "LMN" else "-"

@@ -1,5 +1,6 @@
 """Options of a recipe: dataclasses, then a YAML file, then flags; each declared once, typos refused."""
 
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
@@ -35,13 +36,20 @@ def parse_arguments(*types: type, argv: Sequence[str] | None = None) -> tuple[An
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """The mapping in a YAML file (an empty file is an empty mapping)."""
+    """The mapping in a YAML file (an empty file is an empty mapping), `$NAME` in strings read from the environment."""
     if not path.is_file():
         raise ValueError(f"no config file {path}")
     settings = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     if not isinstance(settings, dict):
         raise ValueError(f"{path} must hold `option: value` lines, got a {type(settings).__name__}")
-    return settings
+    return {key: expand(value, path) if isinstance(value, str) else value for key, value in settings.items()}
+
+
+def expand(value: str, path: Path) -> str:
+    expanded = os.path.expandvars(value)
+    if "$" in expanded:
+        raise ValueError(f"{path} has {value!r} and the environment variable in it is not set; set it, or use the flag")
+    return expanded
 
 
 @dataclass

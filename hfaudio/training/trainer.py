@@ -118,15 +118,20 @@ class FrameCount:
 
     @classmethod
     @torch.no_grad()
-    def of(cls, model: PreTrainedModel, feature_extractor: SequenceFeatureExtractor) -> "FrameCount":
-        """Measured on ten seconds of silence, so right for any architecture without knowing its convolutions."""
+    def of(
+        cls, model: PreTrainedModel, feature_extractor: SequenceFeatureExtractor, fastest: float = 1.0
+    ) -> "FrameCount":
+        """Measured on ten seconds of silence, so right for any architecture without knowing its convolutions.
+
+        `fastest` is the highest speed at which augmentation plays a clip: it leaves fewer frames.
+        """
         rate = feature_extractor.sampling_rate
         silence = np.zeros(10 * rate, dtype=np.float32)
         inputs = feature_extractor(silence, sampling_rate=rate, return_tensors="pt")
         was_training = model.training
         logits = model.eval()(inputs[model.main_input_name]).logits
         model.train(was_training)
-        return cls(len(silence) / logits.shape[1])
+        return cls(fastest * len(silence) / logits.shape[1])
 
 
 def fresh_head(model: PreTrainedModel) -> None:

@@ -92,7 +92,18 @@ def test_what_is_said_stays(said: str) -> None:
 
 def test_random_text_keeps_no_digit_and_is_stable() -> None:
     rng = random.Random(0)
-    pieces = [*"0123456789", *"abmpst $\u00a3\u20ac%.,:-'&()[]<>/", " ", "th", "st", "s", "pm", "million", "colour", "per"]
+    pieces = [
+        *"0123456789",
+        *"abmpst $\u00a3\u20ac%.,:-'&()[]<>/",
+        " ",
+        "th",
+        "st",
+        "s",
+        "pm",
+        "million",
+        "colour",
+        "per",
+    ]
     for _ in range(5000):
         text = "".join(rng.choices(pieces, k=rng.randrange(30)))
         once = normalize(text, "english")

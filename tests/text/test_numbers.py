@@ -29,7 +29,9 @@ def value(words: str) -> int:
     """The number that English words name, by adding and multiplying from left to right."""
     ones = "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen"
     small = {word: n for n, word in enumerate(f"{ones} seventeen eighteen nineteen".split())}
-    small |= {word: 10 * n for n, word in enumerate("twenty thirty forty fifty sixty seventy eighty ninety".split(), 2)}
+    small |= {
+        word: 10 * n for n, word in enumerate("twenty thirty forty fifty sixty seventy eighty ninety".split(), 2)
+    }
     total = group = 0
     for word in words.split():
         if word in small:
@@ -43,7 +45,12 @@ def value(words: str) -> int:
 
 
 def test_cardinals_read_back_as_the_number_they_name() -> None:
-    numbers = [*range(2000), *(7**k for k in range(17)), *(10**k for k in range(15)), *(10**k - 1 for k in range(1, 16))]
+    numbers = [
+        *range(2000),
+        *(7**k for k in range(17)),
+        *(10**k for k in range(15)),
+        *(10**k - 1 for k in range(1, 16)),
+    ]
     assert [value(cardinal(n)) for n in numbers] == numbers
 
 
