@@ -8,8 +8,8 @@ Your own recordings and a pretrained encoder (Whisper, wav2vec2, HuBERT, WavLM, 
 
     accelerate launch recipes/asr_ctc.py --model facebook/wav2vec2-base --dataset user/recordings --output_dir my_model
 
-Options come from the dataclasses, then a YAML file, then flags: recipes/asr_ctc.py recipes/configs/digits.yaml --seed 1.
-`--help` lists them. The result is a folder that `pipeline("automatic-speech-recognition", model=FOLDER)` opens, with
+Options are the defaults, then a YAML file, then flags (recipes/asr_ctc.py recipes/configs/digits.yaml --seed 1);
+--help lists them. The result is a folder that `pipeline("automatic-speech-recognition", model=FOLDER)` opens, with
 metrics.json, curves.png and worst_utterances.md beside the weights.
 """
 
@@ -32,17 +32,18 @@ from hfaudio.data.collate import CTCCollator
 from hfaudio.data.datasets import DataArguments, RowCheck, SkipCounts, check_rows, load_splits
 from hfaudio.data.examples import ExampleEncoder, SpeechExamples, SpeechStream
 from hfaudio.hub.remote_code import carry_code
-from hfaudio.metrics.results import command_line, error_table, write_results
+from hfaudio.metrics.error_rate import ErrorRate
 from hfaudio.models import LstmCTCConfig, LstmForCTC, WhisperForCTC
+from hfaudio.models.frames import FrameCount
 from hfaudio.processing import SpectralFeatureExtractor, build_bpe_tokenizer, build_char_tokenizer, ctc_labels
 from hfaudio.processing.tokenizer import LabelFrames
 from hfaudio.text.normalize import normalize
 from hfaudio.training.arguments import AudioTrainingArguments, parse_arguments
-from hfaudio.training.callbacks import CTCMonitor, plot_history
+from hfaudio.training.callbacks import CTCMonitor
+from hfaudio.training.report import write_report
 from hfaudio.training.scoring import CTCScorer
-from hfaudio.training.trainer import CTCTrainer, FrameCount, fresh_head
+from hfaudio.training.trainer import CTCTrainer, fresh_head
 
-logger = logging.getLogger(__name__)
 VOCABULARY_ROWS = 1_000_000  # of a stream without end; a character that first comes later would be rare
 
 
@@ -136,10 +137,9 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     # Examples: rows that cannot be used are skipped and counted; workers decode, augment and extract features.
     # Only training rows must have room for their labels, at the highest speed; a test keeps what is hard.
     rate = extractor.sampling_rate
-    limits = {"normalizer": data_args.normalizer, "min_seconds": data_args.min_seconds, "max_seconds": data_args.max_seconds}
-    row_check = RowCheck(sample_rate=rate, **limits)
+    row_check = RowCheck(rate, data_args.normalizer, data_args.min_seconds, data_args.max_seconds)
     num_frames = FrameCount.of(model, extractor, fastest=max(augment_args.speed_factors))
-    train_check = RowCheck(sample_rate=rate, min_frames=LabelFrames(tokenizer), num_frames=num_frames, **limits)
+    train_check = dataclasses.replace(row_check, min_frames=LabelFrames(tokenizer), num_frames=num_frames)
     encoder = ExampleEncoder(processor)
     augmented = ExampleEncoder(processor, Augment(augment_args, rate, args.seed))
     examples: dict[str, Any] = {}
@@ -167,31 +167,25 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     )
     trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
 
-    # Results of the best checkpoint: rates with intervals over speakers, by speaker, and the worst utterances.
-    metrics = {}
-    for name in (name for name in ("validation", "test") if name in examples):
-        trainer.evaluate(examples[name], metric_key_prefix=name)
-        metrics |= {f"{name}/{measure}/greedy": scorer.tally.rate(measure, seed=args.seed) for measure in ("wer", "cer", "mer")}
-        if "speaker" in examples[name].rows.column_names:
-            metrics |= {f"{name}/wer/greedy/{who}": rate for who, rate in scorer.tally.by_group("wer").items()}
+    # Results of the best checkpoint: rates with intervals over speakers, each speaker's rate, the worst utterances.
+    metrics: dict[str, ErrorRate] = {}
+    for name in ("validation", "test"):
+        if name in examples:
+            trainer.evaluate(examples[name], metric_key_prefix=name)
+            metrics |= scorer.rates(f"{name}/{{}}/greedy", seed=args.seed)
     trainer.save_model()
     if not trainer.is_world_process_zero():
         return {}
-    folder = Path(args.output_dir)
-    carry_code(folder)
-    (folder / "worst_utterances.md").write_text(error_table(scorer.tally.worst(50)), encoding="utf-8")
-    plot_history(trainer.state.log_history, folder / "curves.png")
-    results = write_results(
-        folder / "metrics.json",
+    carry_code(Path(args.output_dir))
+    return write_report(
+        Path(args.output_dir),
         metrics,
+        worst=scorer.tally.worst(50),
+        log_history=trainer.state.log_history,
         seed=args.seed,
         seconds=time.time() - start,
-        command=command_line(),
         skipped={name: counts.as_dict() for name, counts in skipped.items()},
     )
-    for name, rate in metrics.items():
-        logger.info("%s %.2f %% (95 %% interval %.2f to %.2f, n = %d)", name, *(100 * r for r in (rate.value, rate.low, rate.high)), rate.n)
-    return results
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@
     python scripts/build_speech.py -o hfaudio/data/bundled/speech
 
 Draws prompts from one small closed language, has each spoken once by one of many voices, adds silence, level and
-noise, and writes Ogg Opus in parquet shards with a dataset card. Two minutes on two cores. The same seed and the same
+noise, and writes Ogg Opus in parquet shards with a dataset card: five minutes of processor time. The same seed and
 packages give the same prompts, voices and waveforms; only the random stream number in the Ogg headers differs.
 """
 
@@ -142,8 +142,8 @@ TRAIN_ACCENTS = {  # accent: weight; the recorded test speakers are American
     "en-029": 1,
 }
 TRAIN_VARIANTS = (
-    "m1 m2 m3 m4 m5 m7 m8 f1 f2 f3 f5 klatt klatt2 klatt3 adam Andy anika Annie antonio aunty belinda benjamin david Diogo "
-    "Gene Gene2 grandma Hugo linda Marco max michel Mike Nguyen paul steph steph2 victor"
+    "m1 m2 m3 m4 m5 m7 m8 f1 f2 f3 f5 klatt klatt2 klatt3 adam Andy anika Annie antonio aunty belinda benjamin david "
+    "Diogo Gene Gene2 grandma Hugo linda Marco max michel Mike Nguyen paul steph steph2 victor"
 ).split()
 TRAIN_RECORDED = {  # voice: weight; the two recorded people of the training split
     Voice("awb", "awb", "flite"): 5,

@@ -284,9 +284,8 @@ class Augment:
             snr_db = _uniform(rng, a.noise_snr_db)
             x = add_noise(x, snr_db, rng, self._noise(len(x), rng) if self._noises else None)
         if rng.random() < a.band_limit_probability:
-            x = band_limit(
-                x, _uniform(rng, a.band_limit_low_hz), _uniform(rng, a.band_limit_high_hz), self.sample_rate
-            )
+            low_hz, high_hz = _uniform(rng, a.band_limit_low_hz), _uniform(rng, a.band_limit_high_hz)
+            x = band_limit(x, low_hz, high_hz, self.sample_rate)
         if rng.random() < a.telephone_probability:
             x = telephone(x, self.sample_rate)
         if rng.random() < a.codec_probability:

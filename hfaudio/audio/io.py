@@ -291,7 +291,8 @@ def _open_pyav(file: BinaryIO, name: str, container_format: str) -> Iterator[_Re
     try:
         with av.open(file, mode="r", format=container_format) as container:
             if not container.streams.audio:
-                raise AudioError(name, "empty", "the file has no audio stream; leave it out")
+                reason: Reason = "empty" if container.streams else "corrupt"
+                raise AudioError(name, reason, "the file has no audio stream; leave it out")
             stream = container.streams.audio[0]
             rate = stream.codec_context.sample_rate
             promised = None  # the length of raw aac is a guess, webm gives that of the whole file, pictures included

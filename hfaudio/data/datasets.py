@@ -27,6 +27,8 @@ from hfaudio.text.normalize import NORMALIZERS, normalize
 AUDIO_REASONS = ("corrupt", "empty", "not finite", "unsupported", "missing")  # AudioError.reason
 REASONS = (*AUDIO_REASONS, "too short", "too long", "empty transcript", "label longer than its frames")
 
+NO_AUDIO: dict[str, Any] = {"bytes": None, "path": None}  # what a null in the audio column stands for
+
 # The words datasets itself looks for in file names (datasets.data_files.SPLIT_KEYWORDS).
 SPLIT_OF_WORD = {
     **dict.fromkeys(("train", "training"), "train"),
@@ -314,11 +316,11 @@ def _pick(
     names = [part.partition("[")[0].strip() for part in split.split("+")]
     missing = [name for name in names if name not in splits]
     if missing:
-        largest = next(iter(splits))
+        other = next(iter(splits))
         raise ValueError(
             f"the dataset {arguments.dataset!r} has no split {missing[0]!r}, it has: {', '.join(splits)}; set "
             "--train_split, --eval_split or --test_split; to hold out a part of one (not of a stream), give "
-            f"--train_split '{largest}[:90%]' --eval_split '{largest}[90%:]'"
+            f"--train_split '{other}[:90%]' --eval_split '{other}[90%:]'"
         )
     if split in splits:
         return splits[split]
@@ -391,10 +393,8 @@ def _standard_table(rows: Dataset, folder: Path | None) -> Dataset:
 
 
 def _standard_stream(rows: IterableDataset, columns: dict[str, str], folder: Path | None) -> IterableDataset:
-    # Not Audio(decode=False): to encode a mapped row it imports torchcodec (4 s in each worker), and it drops the
-    # bytes if the path beside them happens to name a file here.
     string = Value("string")
-    features = Features({"audio": {"bytes": Value("binary"), "path": string}, "text": string, "id": string})
+    features = Features({"audio": Audio(decode=False), "text": string, "id": string})
     if "speaker" in columns.values():
         features["speaker"] = string
     return rows.map(_StreamedRow(columns, folder), remove_columns=list(columns), features=features)
@@ -447,7 +447,9 @@ def _in_memory(rows: Dataset | IterableDataset) -> Dataset:
     if isinstance(rows, Dataset):
         return rows
     read = list(datasets.utils.tqdm(rows, desc="reading an evaluation split"))
-    return Dataset.from_list(read, features=rows.features).cast_column("audio", Audio(decode=False))
+    # Cast afterwards: from_list with Audio drops the bytes where the path beside them names a file on this machine.
+    stored = Features({**rows.features, "audio": {"bytes": Value("binary"), "path": Value("string")}})
+    return Dataset.from_list(read, features=stored).cast_column("audio", Audio(decode=False))
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -532,9 +534,6 @@ class RowCheck:
         return None
 
 
-NO_AUDIO: dict[str, None] = {"bytes": None, "path": None}
-
-
 @dataclass(frozen=True)
 class AudioProbe:
     """Number of samples of a row's audio at `sample_rate`, or the reason why it cannot be read.
@@ -564,7 +563,7 @@ def check_rows(dataset: Dataset, row_check: RowCheck, num_proc: int | None = Non
     (rows in memory have no cache). A recording that could not be read is tried anew, as it may have been
     repaired. Neither samples nor features are written. Raises ValueError if no row can be used.
 
-    Check before `shuffle` or `select`: adding a column to rows in another order copies them to disk.
+    Check before `shuffle`: adding a column to rows in another order makes `datasets` copy the audio to disk.
     """
     probed = dataset.select_columns("audio").map(
         AudioProbe(row_check.sample_rate),

@@ -63,7 +63,10 @@ class SpeechExamples(torch.utils.data.Dataset):
 
 
 class SpeechStream(torch.utils.data.IterableDataset):
-    """Examples of a streamed dataset, shuffled while still encoded; rows that cannot be used are skipped and counted."""
+    """Examples of a streamed dataset, shuffled while encoded; rows that cannot be used are skipped and counted.
+
+    On several ranks accelerate lets every rank read the whole stream and keep its batches.
+    """
 
     def __init__(
         self,

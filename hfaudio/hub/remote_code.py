@@ -1,4 +1,4 @@
-"""Model folders that carry their own code, so that `pipeline(FOLDER, trust_remote_code=True)` works without hfaudio."""
+"""Model folders that carry their code: `pipeline(FOLDER, trust_remote_code=True)` works without hfaudio."""
 
 import ast
 import json
@@ -72,8 +72,8 @@ def with_imports(modules: set[str]) -> set[str]:
 
 def hfaudio_imports(source: str) -> list[str]:
     """Modules of hfaudio that a source file imports from (`from hfaudio.a.b import c`, the only form we use)."""
-    nodes = ast.walk(ast.parse(source))
-    return [n.module for n in nodes if isinstance(n, ast.ImportFrom) and (n.module or "").startswith("hfaudio.")]
+    modules = [node.module or "" for node in ast.walk(ast.parse(source)) if isinstance(node, ast.ImportFrom)]
+    return [module for module in modules if module.startswith("hfaudio.")]
 
 
 def source_of(module: str) -> str:

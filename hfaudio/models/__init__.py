@@ -1,4 +1,4 @@
-"""CTC models of our own: each a `PreTrainedModel` with its config, known to transformers after `import hfaudio.auto`."""
+"""CTC models of our own, each a `PreTrainedModel` with its config; `import hfaudio.auto` registers them."""
 
 from hfaudio.models.lstm_ctc import LstmCTCConfig, LstmForCTC
 from hfaudio.models.whisper_ctc import WhisperCTCConfig, WhisperForCTC

@@ -5,6 +5,7 @@ The shape of Deep Speech 2 (Amodei et al. 2015, arXiv 1512.02595) at the size of
 
 import math
 from dataclasses import field
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -90,7 +91,7 @@ class BidirectionalLayer(GradientCheckpointingLayer):
 def reversal(lengths: Tensor, num_frames: int) -> Tensor:
     """Frame numbers (B, T) that reverse each example within its length and leave its padding in place.
 
-        length 3 of 5 frames:  0 1 2 3 4  ->  2 1 0 3 4
+    length 3 of 5 frames:  0 1 2 3 4  ->  2 1 0 3 4
     """
     frames = torch.arange(num_frames, device=lengths.device).expand(len(lengths), -1)
     return torch.where(frame_mask(lengths, num_frames), lengths[:, None] - 1 - frames, frames)
@@ -101,7 +102,7 @@ class LstmPreTrainedModel(PreTrainedModel):
     base_model_prefix = "model"
     main_input_name = "input_features"
     supports_gradient_checkpointing = True
-    _no_split_modules = ("BidirectionalLayer",)
+    _no_split_modules = ["BidirectionalLayer"]  # noqa: RUF012
 
 
 class LstmForCTC(LstmPreTrainedModel):
@@ -118,7 +119,7 @@ class LstmForCTC(LstmPreTrainedModel):
         sizes = [config.feature_size] + [config.conv_channels] * len(config.conv_strides)
         self.convolutions = nn.ModuleList(
             ConvolutionLayer(*pair, config.conv_kernel, stride)
-            for pair, stride in zip(zip(sizes, sizes[1:], strict=False), config.conv_strides, strict=True)
+            for pair, stride in zip(pairwise(sizes), config.conv_strides, strict=True)
         )
         self.project = nn.Linear(sizes[-1], config.hidden_size)
         self.layers = nn.ModuleList(
@@ -147,7 +148,7 @@ class LstmForCTC(LstmPreTrainedModel):
     def forward(
         self, input_features: Tensor, attention_mask: Tensor | None = None, labels: Tensor | None = None
     ) -> CausalLMOutput:
-        """Logits (B, T', V) of features (B, T, D), and the loss when labels (B, U), padded with -100, are given."""
+        """Logits (B, T', V) of features (B, T, D); with labels (B, U), padded with -100, also the loss."""
         lengths = lengths_of(attention_mask, input_features)
         hidden = input_features.to(self.project.weight.dtype)
         for convolution in self.convolutions:

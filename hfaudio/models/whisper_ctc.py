@@ -90,7 +90,7 @@ class WhisperForCTC(PreTrainedModel):
     main_input_name = "input_features"
     supports_gradient_checkpointing = True
     accepts_loss_kwargs = False
-    _no_split_modules = ("WhisperEncoderLayer",)
+    _no_split_modules = ["WhisperEncoderLayer"]  # noqa: RUF012
     _supports_sdpa = True
     _supports_flash_attn = True
 
@@ -102,7 +102,9 @@ class WhisperForCTC(PreTrainedModel):
         self.post_init()
 
     @classmethod
-    def from_whisper(cls, name_or_path: str, *, vocab_size: int, pad_token_id: int = 0, **kwargs: Any) -> "WhisperForCTC":
+    def from_whisper(
+        cls, name_or_path: str, *, vocab_size: int, pad_token_id: int = 0, **kwargs: Any
+    ) -> "WhisperForCTC":
         """The encoder of a Whisper checkpoint (Hub id or folder) under a new CTC head."""
         whisper = WhisperModel.from_pretrained(name_or_path, dtype=torch.float32)
         encoder = {name: whisper.config.to_dict()[name] for name in ENCODER_SIZES}
@@ -128,7 +130,7 @@ class WhisperForCTC(PreTrainedModel):
     def forward(
         self, input_features: Tensor, attention_mask: Tensor | None = None, labels: Tensor | None = None
     ) -> CausalLMOutput:
-        """Logits (B, T', V) of features (B, T, n_mels), and the loss when labels (B, U), padded with -100, are given."""
+        """Logits (B, T', V) of features (B, T, n_mels); with labels (B, U), padded with -100, also the loss."""
         lengths = lengths_of(attention_mask, input_features)
         hidden, lengths = self.encoder(input_features.to(self.lm_head.weight.dtype), lengths)
         logits = self.lm_head(self.dropout(hidden))
@@ -137,4 +139,3 @@ class WhisperForCTC(PreTrainedModel):
             blank_id, zero_infinity = self.config.pad_token_id, self.config.ctc_zero_infinity
             loss = ctc_loss(logits, lengths, labels, blank_id, zero_infinity=zero_infinity)
         return CausalLMOutput(loss=loss, logits=blank_out_padding(logits, lengths, self.config.pad_token_id))
-

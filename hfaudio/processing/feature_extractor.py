@@ -62,8 +62,10 @@ class SpectralFeatureExtractor(SequenceFeatureExtractor):
                 f"expected audio at {self.sampling_rate} Hz, got {sampling_rate}; "
                 "resample it with hfaudio.audio.resample or torchaudio.functional.resample"
             )
-        is_single = isinstance(raw_speech, np.ndarray | torch.Tensor) and raw_speech.ndim == 1
-        features = [self.extract(waveform) for waveform in ([raw_speech] if is_single else raw_speech)]
+        waveforms: Any = raw_speech
+        if isinstance(raw_speech, np.ndarray | torch.Tensor) and raw_speech.ndim == 1:
+            waveforms = [raw_speech]
+        features = [self.extract(waveform) for waveform in waveforms]
         return self.pad(
             BatchFeature({"input_features": features}),
             padding=padding,
@@ -76,6 +78,8 @@ class SpectralFeatureExtractor(SequenceFeatureExtractor):
         """Feature frames (T, feature_size) of one mono waveform (N,)."""
         samples = torch.as_tensor(waveform, dtype=torch.float32)
         if samples.ndim != 1:
-            raise ValueError(f"expected mono audio of shape (samples,), got {tuple(samples.shape)}; average its channels")
+            raise ValueError(
+                f"expected mono audio of shape (samples,), got {tuple(samples.shape)}; average its channels"
+            )
         features = extract_features(samples, self._settings)
         return (normalize_features(features) if self.normalize else features).numpy()

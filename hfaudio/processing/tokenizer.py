@@ -10,6 +10,7 @@ import tempfile
 import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -32,14 +33,21 @@ def build_char_tokenizer(texts: Iterable[str]) -> Wav2Vec2CTCTokenizer:
     if not characters:
         raise ValueError("the training transcripts hold no character; is the text column the right one?")
     if DELIMITER in characters:
-        raise ValueError(f"the training transcripts hold {DELIMITER!r}, which stands for the space; use --normalizer basic")
+        raise ValueError(
+            f"the training transcripts hold {DELIMITER!r}, which stands for the space; use --normalizer basic"
+        )
     check_nfc("".join(sorted(characters)))
     vocabulary = {token: i for i, token in enumerate([BLANK, UNKNOWN, DELIMITER, *sorted(characters)])}
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, "vocab.json")
         file.write_text(json.dumps(vocabulary, ensure_ascii=False), encoding="utf-8")
         tokenizer = Wav2Vec2CTCTokenizer(
-            str(file), bos_token=None, eos_token=None, pad_token=BLANK, unk_token=UNKNOWN, word_delimiter_token=DELIMITER
+            str(file),
+            bos_token=None,
+            eos_token=None,
+            pad_token=BLANK,
+            unk_token=UNKNOWN,
+            word_delimiter_token=DELIMITER,
         )
     check_vocabulary(tokenizer)
     return tokenizer
@@ -69,7 +77,9 @@ def build_bpe_tokenizer(texts: Iterable[str], vocab_size: int) -> ParakeetTokeni
 def check_nfc(text: str) -> None:
     """Raise for text that is not composed: "é" in two code points would become two labels."""
     if not unicodedata.is_normalized("NFC", text):
-        raise ValueError("the training transcripts are not in Unicode NFC; use --normalizer basic (or none), which compose")
+        raise ValueError(
+            "the training transcripts are not in Unicode NFC; use --normalizer basic (or none), which compose"
+        )
 
 
 def check_vocabulary(tokenizer: PreTrainedTokenizerBase) -> None:
@@ -107,7 +117,7 @@ def label_text(ids: Sequence[int] | np.ndarray, labels: Sequence[str]) -> str:
 
 def frames_needed(label_ids: Sequence[int]) -> int:
     """Frames that CTC needs for a label: one each, and a blank between two that are equal. T >= U + repeats."""
-    return len(label_ids) + sum(a == b for a, b in zip(label_ids, label_ids[1:], strict=False))
+    return len(label_ids) + sum(a == b for a, b in pairwise(label_ids))
 
 
 @dataclass(frozen=True)

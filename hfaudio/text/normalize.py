@@ -69,8 +69,8 @@ def _folded(text: str) -> str:
     """Lower-case NFC text without invisible characters and bracketed passages."""
     text = "".join(map(_visible, "".join(map(_one_form, text))))
     text = _without_stray_joiners(unicodedata.normalize("NFC", text))
-    text = unicodedata.normalize("NFC", text).replace("İ", "i")  # "İ".lower() is "i" and a combining dot
-    text = unicodedata.normalize("NFC", text.lower())
+    text = text.replace("İ", "i").lower()  # "İ".lower() is "i" and a combining dot
+    text = unicodedata.normalize("NFC", text)  # again: lower case composes pairs that capitals do not, as in "J\u030c"
     removals = 1
     while removals:  # from the inside out: "(a (b) c)"
         text, removals = BRACKETED.subn(".", text)
@@ -86,22 +86,16 @@ def _without_symbols(text: str) -> str:
         before, after = _kind(kept[-1]), _kind(following)
         if char in APOSTROPHES and before in "LMN" and after == "L":
             kept.append("'")
-        elif char == "·" and kept[-1] == following == "l":
+        elif (
+            kind in "LCN"
+            or (kind == "M" and before in "LCMNJ")  # a mark goes with the symbol that carried it
+            or (kind == "J" and before in "LCM")
+            or (char == GERSHAYIM and before == after == "L")
+            or (char == "·" and kept[-1] == following == "l")
+        ):
             kept.append(char)
-        elif char == GERSHAYIM and before == after == "L":
-            kept.append(char)
-        elif kind in "LCN":
-            kept.append(char)
-        elif kind == "M":
-            if before in "LCMNJ":  # a mark goes with the symbol that carried it
-                kept.append(char)
-        elif kind == "J":
-            if before in "LCM":
-                kept.append(char)
-        elif char.isspace():
-            kept.append(" ")
         else:
-            kept.append(REMOVED)
+            kept.append(" " if char.isspace() else REMOVED)
     text = REMOVED_BESIDE_CJK.sub("", "".join(kept)).replace(REMOVED, " ")
     return " ".join(text.split())
 
@@ -112,13 +106,9 @@ def _without_stray_joiners(text: str) -> str:
     for char, following in pairwise(text + REMOVED):
         if char in JOINERS:
             before, after = _kind(kept[-1]), _kind(following)
-            if before == "M":
-                stays = after in "LM" or char == ZERO_WIDTH_JOINER  # at the end of a word: a Malayalam chillu
-            elif before == "L":
-                stays = after == "M" or (_is_arabic(kept[-1]) and _is_arabic(following))
-            else:
-                stays = False
-            if not stays:
+            after_mark = before == "M" and (after in "LM" or char == ZERO_WIDTH_JOINER)  # a chillu may end the word
+            after_letter = before == "L" and (after == "M" or (_is_arabic(kept[-1]) and _is_arabic(following)))
+            if not (after_mark or after_letter):
                 continue
         kept.append(char)
     return "".join(kept[1:])

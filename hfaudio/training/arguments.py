@@ -21,7 +21,7 @@ def parse_arguments(*types: type, argv: Sequence[str] | None = None) -> tuple[An
         ValueError: for a key or flag that no type declares, or a YAML file that is not a mapping.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
-    parser = HfArgumentParser(types)
+    parser = HfArgumentParser(list(types))  # type: ignore[arg-type]
     if arguments and arguments[0].endswith((".yaml", ".yml")):
         settings = read_yaml(Path(arguments.pop(0)))
         known = {f.name for t in types for f in fields(t) if f.init}
@@ -48,7 +48,9 @@ def read_yaml(path: Path) -> dict[str, Any]:
 def expand(value: str, path: Path) -> str:
     expanded = os.path.expandvars(value)
     if "$" in expanded:
-        raise ValueError(f"{path} has {value!r} and the environment variable in it is not set; set it, or use the flag")
+        raise ValueError(
+            f"{path} has {value!r} and the environment variable in it is not set; set it, or use the flag"
+        )
     return expanded
 
 
@@ -78,14 +80,18 @@ class AudioTrainingArguments(TrainingArguments):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        folder = Path(self.output_dir or ".")
         try:
-            Path(self.output_dir).mkdir(parents=True, exist_ok=True)
-            probe = Path(self.output_dir, ".writable")
-            probe.touch()
-            probe.unlink()
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / ".writable").touch()
+            (folder / ".writable").unlink()
         except OSError as error:
-            raise ValueError(f"cannot write to --output_dir {self.output_dir}: {error}; choose another folder") from error
+            raise ValueError(
+                f"cannot write to --output_dir {self.output_dir}: {error}; choose another folder"
+            ) from error
         if self.resume_from_checkpoint == "last":
             self.resume_from_checkpoint = get_last_checkpoint(self.output_dir)
             if self.resume_from_checkpoint is None:
-                raise ValueError(f"--resume_from_checkpoint last: no checkpoint in {self.output_dir} yet; leave it out")
+                raise ValueError(
+                    f"--resume_from_checkpoint last: no checkpoint in {self.output_dir} yet; leave it out"
+                )

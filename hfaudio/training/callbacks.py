@@ -1,15 +1,9 @@
-"""Watching a CTC training: non-finite losses, blank collapse, and the curves afterwards."""
+"""Watching a CTC training: non-finite losses and blank collapse."""
 
 import logging
 import math
-from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
-import matplotlib
-
-matplotlib.use("Agg")  # no window is opened, here or on a cluster
-import matplotlib.pyplot as plt
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 logger = logging.getLogger(__name__)
@@ -84,21 +78,3 @@ def collapse_message(blank_share: float, step: int, has_spelled: bool, args: Tra
             "or transcripts that do not belong to the audio"
         )
     return f"{blank_share:.1%} of the frames say blank at step {step}, so the text is empty; {cause}"
-
-
-def plot_history(log_history: Sequence[dict[str, float]], path: Path) -> None:
-    """Picture of training loss, evaluation loss and error rates over the steps."""
-    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
-    curves = ((left, "loss", "training loss"), (left, "eval_loss", "validation loss"), (right, "eval_wer", "WER"))
-    for axis, name, label in (*curves, (right, "eval_cer", "CER"), (right, "blank_share", "share of blank frames")):
-        points = [(entry["step"], entry[name]) for entry in log_history if name in entry]
-        if points:
-            axis.plot(*zip(*points, strict=True), label=label, marker="." if len(points) < 40 else None)
-    left.set(xlabel="step", ylabel="CTC loss per label", yscale="log")
-    right.set(xlabel="step", ylabel="rate", ylim=(0, None))
-    for axis in (left, right):
-        axis.grid(alpha=0.3)
-        if axis.lines:
-            axis.legend()
-    figure.savefig(path, dpi=120)
-    plt.close(figure)

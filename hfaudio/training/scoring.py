@@ -1,12 +1,13 @@
 """Error rates during evaluation, counted batch by batch."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from transformers import EvalPrediction
 
 from hfaudio.data.examples import SpeechExamples
 from hfaudio.decoding.greedy import collapse
-from hfaudio.metrics.error_rate import ErrorTally
+from hfaudio.metrics.error_rate import ErrorRate, ErrorTally
 from hfaudio.processing.tokenizer import label_text
 
 
@@ -34,11 +35,23 @@ class CTCScorer:
 
     def __call__(self, prediction: EvalPrediction, compute_result: bool) -> dict[str, float]:
         """Add a batch of argmax ids (B, T) and labels (B, U), both padded with -100; on the last one, the rates."""
-        batch = zip(prediction.predictions.cpu().numpy(), prediction.label_ids.cpu().numpy(), strict=True)
-        for ids, label_ids in batch:
+        predictions: Any = prediction.predictions  # with batch_eval_metrics these are tensors
+        references: Any = prediction.label_ids
+        for ids, label_ids in zip(predictions.cpu().numpy(), references.cpu().numpy(), strict=True):
             tokens, *_ = collapse(ids[ids >= 0], self.blank_id)
             speaker = None if self._speakers is None else self._speakers[len(self.tally)]
-            self.tally.add(label_text(label_ids[label_ids >= 0], self.labels), label_text(tokens, self.labels), speaker)
+            self.tally.add(
+                label_text(label_ids[label_ids >= 0], self.labels), label_text(tokens, self.labels), speaker
+            )
         if not compute_result:
             return {}
         return {measure: self.tally.rate(measure, num_resamples=1).value for measure in ("wer", "cer")}
+
+    def rates(self, key: str, *, seed: int) -> dict[str, ErrorRate]:
+        """Rates of the last evaluation with intervals: `key` with "wer", "cer" and "mer" in its braces, and below
+        the first one the WER of each speaker, where speakers are known."""
+        rates = {key.format(measure): self.tally.rate(measure, seed=seed) for measure in ("wer", "cer", "mer")}
+        if self._speakers is None:
+            return rates
+        speakers = self.tally.by_group("wer", seed=seed)
+        return rates | {f"{key.format('wer')}/{name}": rate for name, rate in speakers.items()}

@@ -1,16 +1,14 @@
 """`transformers.Trainer` for CTC: grouped lengths, ids instead of logits, padded frames that stay silent."""
 
-from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset, Sampler
-from transformers import ProcessorMixin, SequenceFeatureExtractor, Trainer
-from transformers.modeling_utils import PreTrainedModel
+from torch.utils.data import Sampler, SequentialSampler
+from transformers import PreTrainedModel, ProcessorMixin, Trainer
 
 from hfaudio.data.examples import LengthGroupedSampler, SpeechExamples
+from hfaudio.models.frames import logit_lengths
 from hfaudio.training.scoring import CTCScorer
 
 
@@ -24,16 +22,15 @@ class CTCTrainer(Trainer):
     - keeps (frames x vocabulary) logits where argmax ids are enough.
     """
 
-    def __init__(self, *, processor: ProcessorMixin, scorer: CTCScorer, model: PreTrainedModel, **kwargs: Any) -> None:
-        model.accepts_loss_kwargs = False
-        self.processor = processor
+    def __init__(self, *, model: PreTrainedModel, processor: ProcessorMixin, scorer: CTCScorer, **kwargs: Any) -> None:
+        model.accepts_loss_kwargs = False  # type: ignore[assignment]
         self.scorer = scorer
         self.blank_share: Tensor | None = None
         # wav2vec2-base and its like (group norm) were trained without a mask and change their mind when given one.
         self.passes_mask = processor.feature_extractor.return_attention_mask
-        super().__init__(model=model, processing_class=processor, compute_metrics=scorer, **kwargs)
+        super().__init__(model=model, processing_class=processor, compute_metrics=scorer, **kwargs)  # type: ignore[arg-type]
 
-    def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Sampler | None:
+    def _get_train_sampler(self, train_dataset: Any = None) -> Sampler | None:
         dataset = self.train_dataset if train_dataset is None else train_dataset
         if not isinstance(dataset, SpeechExamples):
             return None
@@ -41,17 +38,21 @@ class CTCTrainer(Trainer):
         group_size = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
         return LengthGroupedSampler(dataset, group_size, seed=args.seed)
 
-    def _get_eval_sampler(self, eval_dataset: Dataset) -> Sampler:
-        return torch.utils.data.SequentialSampler(eval_dataset)  # the scorer reads speakers in this order
+    def _get_eval_sampler(self, eval_dataset: Any) -> Sampler:
+        return SequentialSampler(eval_dataset)  # the scorer reads speakers in this order
 
     def compute_loss(
-        self, model: torch.nn.Module, inputs: dict[str, Tensor], return_outputs: bool = False, **kwargs: Any
+        self,
+        model: torch.nn.Module,
+        inputs: dict[str, Tensor],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
         """The model's own loss; the share of blanks is noted for the log."""
         outputs = model(**self._model_inputs(inputs))
         if model.training and self.state.global_step % max(1, int(self.args.logging_steps)) == 0:
             valid = self._frame_mask(inputs, outputs.logits)
-            self.blank_share = (outputs.logits.argmax(-1) == self._blank_id)[valid].float().mean().detach()
+            self.blank_share = (outputs.logits.argmax(-1) == self.scorer.blank_id)[valid].float().mean().detach()
         return (outputs.loss, outputs) if return_outputs else outputs.loss
 
     def prediction_step(
@@ -68,12 +69,12 @@ class CTCTrainer(Trainer):
         if prediction_loss_only:
             return outputs.loss.detach().mean(), None, None
         ids = outputs.logits.argmax(-1)
-        ids = ids.masked_fill(~self._frame_mask(inputs, outputs.logits), self._blank_id)
+        ids = ids.masked_fill(~self._frame_mask(inputs, outputs.logits), self.scorer.blank_id)
         return outputs.loss.detach().mean(), ids, inputs["labels"]
 
     def evaluate(self, eval_dataset: Any = None, *args: Any, **kwargs: Any) -> dict[str, float]:
         """Metrics of a dataset; the counts behind them stay in `scorer.tally` until the next call."""
-        dataset = self.eval_dataset if eval_dataset is None else eval_dataset
+        dataset: Any = self.eval_dataset if eval_dataset is None else eval_dataset
         self.scorer.start(dataset)
         return super().evaluate(eval_dataset, *args, **kwargs)
 
@@ -82,10 +83,6 @@ class CTCTrainer(Trainer):
         if "loss" in logs and self.blank_share is not None:
             logs["blank_share"] = round(self.blank_share.item(), 4)
         super().log(logs, *args, **kwargs)
-
-    @property
-    def _blank_id(self) -> int:
-        return self.model.config.pad_token_id
 
     def _model_inputs(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
         return {name: value for name, value in inputs.items() if self.passes_mask or name != "attention_mask"}
@@ -97,46 +94,9 @@ class CTCTrainer(Trainer):
         return torch.arange(num_frames, device=logits.device) < lengths[:, None]
 
 
-def logit_lengths(model: PreTrainedModel, input_lengths: Tensor, input_size: int, num_frames: int) -> Tensor:
-    """Valid logit frames (B,) of inputs with these valid lengths (B,), padded to `input_size`.
-
-    Most CTC models of transformers can say it; for the others (Parakeet) the same share as of the input, rounded up.
-    """
-    if hasattr(model, "_get_feat_extract_output_lengths"):
-        return model._get_feat_extract_output_lengths(input_lengths).clamp(max=num_frames)
-    return (input_lengths * num_frames + input_size - 1).div(input_size, rounding_mode="floor")
-
-
-@dataclass(frozen=True)
-class FrameCount:
-    """Logit frames that a model gives for a number of samples, rounded down; `RowCheck` asks it of every row."""
-
-    samples_per_frame: float
-
-    def __call__(self, num_samples: int) -> int:
-        return int(num_samples / self.samples_per_frame)
-
-    @classmethod
-    @torch.no_grad()
-    def of(
-        cls, model: PreTrainedModel, feature_extractor: SequenceFeatureExtractor, fastest: float = 1.0
-    ) -> "FrameCount":
-        """Measured on ten seconds of silence, so right for any architecture without knowing its convolutions.
-
-        `fastest` is the highest speed at which augmentation plays a clip: it leaves fewer frames.
-        """
-        rate = feature_extractor.sampling_rate
-        silence = np.zeros(10 * rate, dtype=np.float32)
-        inputs = feature_extractor(silence, sampling_rate=rate, return_tensors="pt")
-        was_training = model.training
-        logits = model.eval()(inputs[model.main_input_name]).logits
-        model.train(was_training)
-        return cls(fastest * len(silence) / logits.shape[1])
-
-
-def fresh_head(model: PreTrainedModel) -> None:
+def fresh_head(model: torch.nn.Module) -> None:
     """Draw the CTC head anew: of another vocabulary of the same size its weights would mean nothing."""
-    heads = [module for name, module in model.named_children() if name in ("lm_head", "ctc_head")]
+    heads: list[Any] = [module for name, module in model.named_children() if name in ("lm_head", "ctc_head")]
     if not heads:
         raise ValueError(f"{type(model).__name__} has no lm_head or ctc_head; is it a CTC model?")
     heads[0].reset_parameters()

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +26,7 @@ from hfaudio.audio.augment import (
     telephone,
 )
 from hfaudio.audio.io import save_audio
+from hfaudio.audio.resample import resample
 
 RATE = 16_000
 ALWAYS = AugmentArguments(
@@ -193,7 +195,7 @@ def test_band_limit_keeps_the_band_and_removes_the_rest() -> None:
     assert energy_between(limited, 0, 440) < 1e-4
     assert energy_between(limited, 2210, 8000) < 1e-4
     kept = band_limit(limited, 300, 3000, RATE)
-    np.testing.assert_allclose(kept, limited, atol=2e-3)
+    np.testing.assert_allclose(kept[500:-500], limited[500:-500], atol=1e-3)
 
 
 def test_telephone_removes_what_a_line_does_not_carry() -> None:
@@ -202,7 +204,7 @@ def test_telephone_removes_what_a_line_does_not_carry() -> None:
     assert call.dtype == np.float32 and len(call) == len(x) and lag(x, call) == 0
     assert energy_between(call, 4000, 8000) < 1e-3
     assert energy_between(call, 0, 250) < 1e-3
-    band = band_limit(x, 300, 3400, RATE)
+    band = resample(resample(band_limit(x, 300, 3400, RATE), RATE, 8000), 8000, RATE)
     error = np.square(call - band).mean() / np.square(band).mean()
     assert -45 < 10 * np.log10(error) < -30  # 8-bit mu-law has about 38 dB
 
@@ -318,25 +320,29 @@ def test_same_change_for_any_number_of_workers_and_any_order() -> None:
     assert read(0, shuffle=True) == expected
 
 
-def test_noise_and_rooms_from_files(tmp_path: Path) -> None:
+def test_rooms_from_files(tmp_path: Path) -> None:
     response = np.zeros(400, np.float32)
     response[[0, 300]] = 0.5
-    save_audio(tmp_path / "rooms" / "echo.flac", response, RATE) if (tmp_path / "rooms").mkdir() is None else None
-    (tmp_path / "noises").mkdir()
-    tone = 0.3 * np.sin(2 * np.pi * 3000 * np.arange(2 * RATE) / RATE)
-    save_audio(tmp_path / "noises" / "tone.wav", tone, RATE)
-    only_room = AugmentArguments(
-        **{**vars(NEVER), "room_probability": 1, "impulse_response_files": str(tmp_path / "rooms")}
-    )
+    save_audio(tmp_path / "echo.flac", response, RATE)
+    arguments = replace(NEVER, room_probability=1, impulse_response_files=str(tmp_path))
     x = white(1000)
-    expected = reverberate(x, read_impulse_response(str(tmp_path / "rooms" / "echo.flac"), RATE))
-    np.testing.assert_array_equal(Augment(only_room, RATE, 0).waveform(x, 0, 0), expected)
-    only_noise = AugmentArguments(**{**vars(NEVER), "noise_probability": 1, "noise_files": str(tmp_path / "noises")})
-    silent_above = band_limit(white(), 100, 1000, RATE)
-    noisy = Augment(only_noise, RATE, 0).waveform(silent_above, 0, 0)
-    assert energy_between(noisy - silent_above, 2990, 3010) > 0.99
+    expected = reverberate(x, read_impulse_response(str(tmp_path / "echo.flac"), RATE))
+    np.testing.assert_array_equal(Augment(arguments, RATE, 0).waveform(x, 0, 0), expected)
+
+
+@pytest.mark.parametrize("seconds", [0.01, 2.0])
+def test_noise_from_files(tmp_path: Path, seconds: float) -> None:
+    tone = 0.3 * np.sin(2 * np.pi * 3000 * np.arange(round(seconds * RATE)) / RATE)
+    save_audio(tmp_path / "tone.wav", tone, RATE)
+    arguments = replace(NEVER, noise_probability=1, noise_files=str(tmp_path))
+    low = band_limit(white(), 100, 1000, RATE)
+    noisy = Augment(arguments, RATE, 0).waveform(low, 0, 0)
+    assert energy_between(noisy - low, 2990, 3010) > 0.99
+
+
+def test_a_folder_without_audio_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="check the folder"):
-        Augment(AugmentArguments(noise_files=str(tmp_path / "nothing")), RATE, 0)
+        Augment(AugmentArguments(noise_files=str(tmp_path)), RATE, 0)
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,8 @@ def test_sine_stays_a_sine(from_rate: int, to_rate: int) -> None:
 
 
 def test_what_the_new_rate_cannot_hold_is_removed() -> None:
-    assert np.abs(resample(sine(10_000, 44100, 44100), 44100, 16000)[100:-100]).max() < 1e-3
+    aliased = resample(sine(10_000, 44100, 44100), 44100, 16000)[100:-100]
+    assert np.abs(aliased).max() < 1e-2  # -40 dB; torchaudio's 6 zero crossings give -45 dB here
 
 
 @pytest.mark.parametrize(("up", "down"), [(160, 441), (2, 1), (1, 3)])
@@ -64,9 +65,8 @@ def test_short_signals(samples: int) -> None:
 
 
 def test_length_is_exact_where_float32_cannot_count() -> None:
-    """2**24 + 1 is the first whole number float32 lacks; torchaudio returns one sample less."""
-    assert len(resample(np.zeros(2**23 + 1, np.float32), 1, 2)) == 2**24 + 2
-    assert len(resample(np.zeros(2 * (2**24 + 1), np.float32), 2, 1)) == 2**24 + 1
+    """Of odd numbers above 2**24 = 16,777,216 float32 has none; torchaudio returns one sample less here."""
+    assert len(resample(np.zeros(5_592_407, np.float32), 1, 3)) == 16_777_221
 
 
 def test_rates_without_common_divisor_need_no_gigabytes() -> None:

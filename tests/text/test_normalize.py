@@ -53,6 +53,7 @@ def test_words_of_every_script_are_unchanged(text: str) -> None:
         ("ΟΔΟΣ ΣΟΦΙΑΣ.", "οδος σοφιας"),
         # composition
         ("cafe\u0301", "café"),
+        ("J\u030c", "\u01f0"),  # composes in lower case only
         ("ﬁn ﬂow", "fin flow"),
         ("ＡＢＣ１２", "abc12"),
         ("ｶﾞｷﾞｸﾞ", "ガギグ"),

@@ -1,0 +1,54 @@
+"""What a run leaves beside its model: `metrics.json`, `curves.png`, `worst_utterances.md`."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")  # no window is opened, here or on a cluster
+import matplotlib.pyplot as plt
+
+from hfaudio.metrics.error_rate import ErrorRate, Utterance
+from hfaudio.metrics.results import command_line, error_table, write_results
+
+logger = logging.getLogger(__name__)
+
+
+def write_report(
+    folder: Path,
+    metrics: Mapping[str, ErrorRate],
+    *,
+    worst: Sequence[Utterance],
+    log_history: Sequence[dict[str, float]],
+    seed: int,
+    seconds: float,
+    skipped: Mapping[str, Mapping[str, int]],
+) -> dict[str, Any]:
+    """Write the three files and log the rates; returns what stands in `metrics.json`."""
+    (folder / "worst_utterances.md").write_text(error_table(worst), encoding="utf-8")
+    plot_history(log_history, folder / "curves.png")
+    for name, rate in metrics.items():
+        value, low, high = (100 * part for part in (rate.value, rate.low, rate.high))
+        logger.info("%s %.2f %% (95 %% interval %.2f to %.2f, n = %d)", name, value, low, high, rate.n)
+    path = folder / "metrics.json"
+    return write_results(path, metrics, seed=seed, seconds=seconds, command=command_line(), skipped=dict(skipped))
+
+
+def plot_history(log_history: Sequence[dict[str, float]], path: Path) -> None:
+    """Picture of training loss, evaluation loss and error rates over the steps."""
+    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
+    curves = ((left, "loss", "training loss"), (left, "eval_loss", "validation loss"), (right, "eval_wer", "WER"))
+    for axis, name, label in (*curves, (right, "eval_cer", "CER"), (right, "blank_share", "share of blank frames")):
+        points = [(entry["step"], entry[name]) for entry in log_history if name in entry]
+        if points:
+            axis.plot(*zip(*points, strict=True), label=label, marker="." if len(points) < 40 else None)
+    left.set(xlabel="step", ylabel="CTC loss per label", yscale="log")
+    right.set(xlabel="step", ylabel="rate", ylim=(0, None))
+    for axis in (left, right):
+        axis.grid(alpha=0.3)
+        if axis.lines:
+            axis.legend()
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
