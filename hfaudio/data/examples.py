@@ -96,6 +96,7 @@ class SpeechStream(torch.utils.data.IterableDataset):
             except SkipRow as skip:
                 self.skipped.add(skip.reason)
                 continue
+            self.skipped.add(None)
             yield self.encoder(samples, text, epoch=self.epoch, example_id=str(row["id"]))
 
 

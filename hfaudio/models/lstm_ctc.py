@@ -136,8 +136,8 @@ class LstmForCTC(LstmPreTrainedModel):
         # PyTorch's own initialisation of convolutions and LSTMs; transformers' normal(0, 0.02) stalls an LSTM.
         if isinstance(module, nn.LSTM | nn.Conv1d | nn.Linear | nn.LayerNorm):
             module.reset_parameters()
-        if isinstance(module, LstmForCTC):
-            module.lm_head.bias[self.config.pad_token_id] = self.config.blank_bias
+        if module is self.lm_head:
+            module.bias[self.config.pad_token_id] = self.config.blank_bias
 
     def _get_feat_extract_output_lengths(self, input_lengths: Tensor) -> Tensor:
         """Logit frames for feature frames; the name transformers' CTC models use."""
