@@ -44,6 +44,7 @@ from hfaudio.training.report import write_report
 from hfaudio.training.scoring import CTCScorer
 from hfaudio.training.trainer import CTCTrainer, fresh_head
 
+FEATURES = {"log_mel": LOG_MEL, "mfcc": ARTICLE_MFCC}
 VOCABULARY_ROWS = 1_000_000  # of a stream without end; a character that first comes later would be rare
 
 
@@ -59,10 +60,15 @@ class ModelArguments:
     features: str = field(default="log_mel", metadata={"help": "Of the LSTM: 'log_mel' or 'mfcc'."})
     hidden_size: int = field(default=192, metadata={"help": "Units of the LSTM in each direction."})
     num_hidden_layers: int = field(default=2, metadata={"help": "Bidirectional layers of the LSTM."})
+    dropout: float = field(default=0.1, metadata={"help": "Between the layers of the LSTM."})
     bpe_vocab_size: int | None = field(default=None, metadata={"help": "BPE with so many entries, not characters."})
     keep_vocabulary: bool = field(default=False, metadata={"help": "Use the checkpoint's own tokenizer and head."})
     freeze_feature_encoder: bool = field(default=False, metadata={"help": "Do not train the convolutions."})
     mask_time_prob: float = field(default=0.05, metadata={"help": "SpecAugment inside models on waveforms."})
+
+    def __post_init__(self) -> None:
+        if self.features not in FEATURES:
+            raise ValueError(f"--features must be one of {', '.join(FEATURES)}; got {self.features!r}")
 
 
 @dataclass
@@ -85,13 +91,14 @@ def build_model(args: ModelArguments, tokenizer: Any) -> tuple[torch.nn.Module, 
     """The model with a head for this tokenizer, and the feature extractor that goes with it."""
     sizes = {"vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id}
     if args.model == "lstm":
-        extractor = SpectralFeatureExtractor({"log_mel": LOG_MEL, "mfcc": ARTICLE_MFCC}[args.features])
+        extractor = SpectralFeatureExtractor(FEATURES[args.features])
         config = LstmCTCConfig(
             feature_size=extractor.feature_size,
             hop_length=extractor.hop_length,
             conv_strides=[2, 2] if args.features == "log_mel" else [1, 1],  # 25 or 31 logit frames a second
             hidden_size=args.hidden_size,
             num_hidden_layers=args.num_hidden_layers,
+            dropout=args.dropout,
             **sizes,
         )
         return LstmForCTC(config), extractor
@@ -184,6 +191,8 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
         log_history=trainer.state.log_history,
         seed=args.seed,
         seconds=time.time() - start,
+        processes=args.world_size,
+        language=data_args.language,
         skipped={name: counts.as_dict() for name, counts in skipped.items()},
     )
 

@@ -24,7 +24,7 @@ def write_report(
     log_history: Sequence[dict[str, float]],
     seed: int,
     seconds: float,
-    skipped: Mapping[str, Mapping[str, int]],
+    **facts: Any,
 ) -> dict[str, Any]:
     """Write the three files and log the rates; returns what stands in `metrics.json`."""
     (folder / "worst_utterances.md").write_text(error_table(worst), encoding="utf-8")
@@ -33,7 +33,7 @@ def write_report(
         value, low, high = (100 * part for part in (rate.value, rate.low, rate.high))
         logger.info("%s %.2f %% (95 %% interval %.2f to %.2f, n = %d)", name, value, low, high, rate.n)
     path = folder / "metrics.json"
-    return write_results(path, metrics, seed=seed, seconds=seconds, command=command_line(), skipped=dict(skipped))
+    return write_results(path, metrics, seed=seed, seconds=seconds, command=command_line(), **facts)
 
 
 def plot_history(log_history: Sequence[dict[str, float]], path: Path) -> None:

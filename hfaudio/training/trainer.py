@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import Sampler, SequentialSampler
+from torch.utils.data import DataLoader, Sampler, SequentialSampler
 from transformers import PreTrainedModel, ProcessorMixin, Trainer
 
 from hfaudio.data.examples import LengthGroupedSampler, SpeechExamples
@@ -19,7 +19,8 @@ class CTCTrainer(Trainer):
     - multiplies the loss by the number of micro-batches and ranks for forwards with `**kwargs`
       (huggingface/transformers#47688), unless the model says `accepts_loss_kwargs = False`;
     - groups lengths only for a `datasets.Dataset`, and then reorders evaluation, too;
-    - keeps (frames x vocabulary) logits where argmax ids are enough.
+    - keeps (frames x vocabulary) logits where argmax ids are enough;
+    - drops the last batch of an evaluation when it does so in training.
     """
 
     def __init__(self, *, model: PreTrainedModel, processor: ProcessorMixin, scorer: CTCScorer, **kwargs: Any) -> None:
@@ -40,6 +41,14 @@ class CTCTrainer(Trainer):
 
     def _get_eval_sampler(self, eval_dataset: Any) -> Sampler:
         return SequentialSampler(eval_dataset)  # the scorer reads speakers in this order
+
+    def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
+        """As transformers', except that `dataloader_drop_last` does not take away examples to be scored."""
+        drop_last, self.args.dataloader_drop_last = self.args.dataloader_drop_last, False
+        try:
+            return super().get_eval_dataloader(eval_dataset)
+        finally:
+            self.args.dataloader_drop_last = drop_last
 
     def compute_loss(
         self,

@@ -1,0 +1,361 @@
+"""Recordings of any length to text and words with times.
+
+A CTC model reads a long recording in overlapping chunks. They are joined as log-probabilities, not as text:
+
+    chunk 0   |-------------.....|              . = stride, read for its context and cut off
+    chunk 1             |.....-------.....|
+    chunk 2                        |.....-------|
+    result    |-------------|-------|-----------|
+
+Chunks begin on whole logit frames, so for a model whose context is shorter than the stride the result is that of one
+pass over the whole recording. What sees the whole clip (attention, LSTM layers, features normalised per clip) sees
+the chunk instead: an approximation, and often the better one, as such models were trained on clips of that length.
+
+Other models (Whisper and its like) go through transformers' own pipeline.
+"""
+
+import dataclasses
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm import tqdm
+from transformers import (
+    MODEL_FOR_CTC_MAPPING,
+    AutoConfig,
+    AutoFeatureExtractor,
+    AutoModelForCTC,
+    AutoTokenizer,
+    Pipeline,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    pipeline,
+)
+
+import hfaudio.auto  # noqa: F401, folders of our own models open below
+from hfaudio.audio.io import Source, audio_info, load_audio, stream_audio
+from hfaudio.decoding.greedy import GreedyPath, Word, collapse, words_with_times
+from hfaudio.models.frames import logit_lengths
+from hfaudio.processing.tokenizer import ctc_labels
+
+# A multiple of all usual numbers of samples per logit frame: 160, 256, 320, 400, 480, 512, 640, 960, 1024, 1280, 2560.
+MEASURED_SAMPLES = 76_800
+SHORTEST_SECONDS = 0.1  # zeros are appended to shorter clips; the convolutions of wav2vec2 need 0.025 s for a frame
+BAR_DELAY = 2.0  # seconds of work before a progress bar appears
+
+
+@dataclass(frozen=True)
+class Transcript:
+    """What was said in a recording of `seconds`; `words` is empty where the model cannot place them in time."""
+
+    text: str
+    words: tuple[Word, ...]
+    seconds: float
+
+
+def transcribe(model: "str | os.PathLike[str] | Transcriber", source: Source, **options: Any) -> Transcript:
+    """The transcript of one recording; `options` are those of `Transcriber`.
+
+    `model` is a folder or a Hub id, which is opened anew in every call, or a `Transcriber`.
+    """
+    if isinstance(model, Transcriber):
+        if options:
+            raise ValueError(f"{', '.join(options)} must be given where the Transcriber is made, not for a recording")
+        return model(source)
+    return Transcriber(model, **options)(source)
+
+
+class Transcriber:
+    """A speech recogniser opened once, for many recordings: `Transcriber("my_model")("talk.mp3").text`.
+
+    Args:
+        model: a folder or Hub id that `pipeline("automatic-speech-recognition")` opens.
+        device: "cpu", "cuda", "cuda:1"...; the accelerator where there is one if not given.
+        dtype: of the weights, "float16" or `torch.float16`; "auto" is as they were saved.
+        trust_remote_code: run the code that a model folder brings; not needed for the models of hfaudio.
+        chunk_seconds: what a CTC model reads at once, context included; a shorter recording is read whole.
+        stride_seconds: context on both sides of a chunk, read twice.
+        batch_size: chunks in one forward pass of a CTC model. Results do not depend on it: chunks are of one length,
+            and the last, shorter one goes alone, so nothing is ever padded.
+        progress: show a bar for recordings that take more than some seconds.
+    """
+
+    def __init__(
+        self,
+        model: str | os.PathLike[str],
+        *,
+        device: str | None = None,
+        dtype: str | torch.dtype = "auto",
+        trust_remote_code: bool = False,
+        chunk_seconds: float = 20.0,
+        stride_seconds: float = 3.0,
+        batch_size: int = 4,
+        progress: bool = True,
+    ) -> None:
+        config = load_config(model, trust_remote_code=trust_remote_code)
+        device = choose_device(device)
+        options: dict[str, Any] = {"dtype": dtype, "trust_remote_code": trust_remote_code}
+        self._recognizer: CTCRecognizer | PipelineRecognizer
+        if is_ctc(config):
+            self._recognizer = CTCRecognizer(
+                AutoModelForCTC.from_pretrained(model, **options).to(device),
+                AutoFeatureExtractor.from_pretrained(model, trust_remote_code=trust_remote_code),
+                AutoTokenizer.from_pretrained(model, trust_remote_code=trust_remote_code),
+                chunk_seconds=chunk_seconds,
+                stride_seconds=stride_seconds,
+                batch_size=batch_size,
+                progress=progress,
+            )
+        else:
+            self._recognizer = PipelineRecognizer(
+                pipeline("automatic-speech-recognition", model=os.fspath(model), device=device, **options)
+            )
+
+    def __call__(self, source: Source) -> Transcript:
+        """The transcript of what `hfaudio.audio.io.load_audio` opens: a path, bytes, a file or a row.
+
+        Raises AudioError for a recording that cannot be read.
+        """
+        return self._recognizer(source)
+
+    def log_probs(self, source: Source) -> np.ndarray:
+        """Natural-log probabilities (T, V) float32 of a whole recording by a CTC model, stitched from its chunks.
+
+        Raises ValueError for a model that is not CTC.
+        """
+        return np.concatenate([piece for piece, _ in self.log_prob_pieces(source)])
+
+    def log_prob_pieces(self, source: Source) -> Iterator[tuple[np.ndarray, float]]:
+        """The same in consecutive pieces (t, V), each with the second at which it ends; memory stays bounded."""
+        if not isinstance(self._recognizer, CTCRecognizer):
+            raise ValueError("this model is not a CTC model, it has no probabilities per frame; only call it")
+        return self._recognizer.log_prob_pieces(source)
+
+
+def load_config(model: str | os.PathLike[str], *, trust_remote_code: bool) -> PretrainedConfig:
+    """The config of a model folder or Hub id; ValueError if there is none."""
+    if Path(model).is_dir() and not Path(model, "config.json").exists():
+        raise ValueError(
+            f"{os.fspath(model)} is no model folder, it has no config.json; give the folder of the weights"
+        )
+    try:
+        return AutoConfig.from_pretrained(model, trust_remote_code=trust_remote_code)
+    except OSError as error:
+        raise ValueError(
+            f"there is no folder {os.fspath(model)!r}, and as a model of the Hub it cannot be opened: {error}"
+        ) from error
+
+
+def is_ctc(config: PretrainedConfig) -> bool:
+    """Whether `AutoModelForCTC` opens models with this config."""
+    return type(config) in MODEL_FOR_CTC_MAPPING or "AutoModelForCTC" in config.to_dict().get("auto_map", {})
+
+
+def choose_device(name: str | None) -> str:
+    """The named device, or without a name the accelerator of this machine, if any; ValueError if it is not here."""
+    accelerator = torch.accelerator.current_accelerator(check_available=True)
+    here = ["cpu"] if accelerator is None else [accelerator.type, "cpu"]
+    if name is not None and name.partition(":")[0] not in here:
+        raise ValueError(f"there is no device {name!r} here; choose from {', '.join(here)}")
+    return name or here[0]
+
+
+class CTCRecognizer:
+    """Greedy decoding of stitched chunks."""
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        extractor: Any,  # the base class of feature extractors declares neither its call nor its rate
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        chunk_seconds: float,
+        stride_seconds: float,
+        batch_size: int,
+        progress: bool,
+    ) -> None:
+        self.model = model.eval()
+        self.extractor = extractor
+        self.rate: int = extractor.sampling_rate
+        self.labels = ctc_labels(tokenizer)
+        if len(self.labels) < model.config.vocab_size:
+            raise ValueError(
+                f"the model has {model.config.vocab_size} outputs and its tokenizer {len(self.labels)} tokens; "
+                "save the tokenizer that the model was trained with into the folder"
+            )
+        self.samples_per_frame = self._measured_samples_per_frame()
+        self.chunk = round(chunk_seconds * self.rate / self.samples_per_frame)  # frames
+        self.stride = round(stride_seconds * self.rate / self.samples_per_frame)
+        # wav2vec2's convolutions give a frame less than there are strides in a chunk: it must lie in what is cut off.
+        if not (self.stride >= 1 and self.chunk > 2 * self.stride):
+            raise ValueError(
+                f"stride_seconds must be at least {self.samples_per_frame / self.rate:g} (a frame of this model) and "
+                f"chunk_seconds more than twice that, got {stride_seconds:g} and {chunk_seconds:g}"
+            )
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+        self.batch_size = batch_size
+        self.progress = progress
+
+    def __call__(self, source: Source) -> Transcript:
+        ids, log_probs, seconds = [], [], 0.0
+        for piece, seconds in self.log_prob_pieces(source):  # noqa: B007, the last end is the length
+            ids.append(piece.argmax(1))
+            log_probs.append(piece.max(1))
+        path = best_path(np.concatenate(ids), np.exp(np.concatenate(log_probs)), self.model.config.pad_token_id)
+        words = path_words(path, self.labels, frame_seconds=self.samples_per_frame / self.rate, seconds=seconds)
+        return Transcript(" ".join(word.text for word in words), words, seconds)
+
+    def log_prob_pieces(self, source: Source) -> Iterator[tuple[np.ndarray, float]]:
+        """Consecutive natural-log probabilities (t, V), each piece with the second at which it ends."""
+        size, margin = self.chunk * self.samples_per_frame, self.stride * self.samples_per_frame
+        chunks = chunked(stream_audio(source, self.rate), size=size, step=size - 2 * margin)
+        with self._bar(source) as bar:
+            for batch in in_batches(chunks, self.batch_size):
+                for chunk, log_probs in zip(batch, self._forward([chunk.samples for chunk in batch]), strict=True):
+                    first = 0 if chunk.start == 0 else self.stride
+                    end = None if chunk.is_last else self.chunk - self.stride
+                    seconds = (chunk.start + len(chunk.samples) - (0 if chunk.is_last else margin)) / self.rate
+                    bar.update(round(seconds) - bar.n)
+                    yield log_probs[first:end], seconds
+
+    @torch.inference_mode()
+    def _forward(self, clips: Sequence[np.ndarray]) -> np.ndarray:
+        """Log-probabilities (B, T, V) of clips of one length."""
+        shortest = round(SHORTEST_SECONDS * self.rate)
+        clips = [np.pad(clip, (0, max(0, shortest - len(clip)))) for clip in clips]
+        inputs = self.extractor(clips, sampling_rate=self.rate, return_tensors="pt")
+        inputs = inputs.to(self.model.device, dtype=self.model.dtype)
+        logits = self.model(**inputs).logits
+        if "attention_mask" in inputs:
+            # Parakeet's and w2v-BERT's extractors append frames that they mark as padding.
+            mask = inputs["attention_mask"]
+            length = logit_lengths(self.model, mask.sum(-1), mask.shape[-1], logits.shape[1])[0]
+            logits = logits[:, :length]
+        return logits.float().log_softmax(-1).cpu().numpy()
+
+    def _measured_samples_per_frame(self) -> int:
+        """How many more samples give one more frame.
+
+        `config.inputs_to_logits_ratio` counts mel frames in some models (Lasr), is not there in others (Parakeet),
+        and forgets the adapter of wav2vec2; so two lengths of silence are tried. Their difference leaves out what a
+        model loses at the ends.
+        """
+        short = self.rate // 2
+        frames = [self._forward([np.zeros(n, dtype=np.float32)]).shape[1] for n in (short, short + MEASURED_SAMPLES)]
+        samples, remainder = divmod(MEASURED_SAMPLES, frames[1] - frames[0])
+        if remainder:
+            raise ValueError(
+                f"the model gives {frames[1] - frames[0]} frames for {MEASURED_SAMPLES} samples, not a whole number "
+                "of samples each; its chunks cannot be joined, use pipeline() on short clips"
+            )
+        return samples
+
+    def _bar(self, source: Source) -> tqdm:
+        if not self.progress:
+            return tqdm(disable=True)
+        return tqdm(total=round(audio_info(source).seconds), unit="s", desc="transcribing", delay=BAR_DELAY)
+
+
+class PipelineRecognizer:
+    """transformers' own pipeline on whole recordings, with word times from a Whisper that can give them."""
+
+    def __init__(self, recognizer: Pipeline) -> None:
+        self.pipeline: Any = recognizer
+        self.timestamps: dict[str, Any] = {}
+        if recognizer.model.config.model_type == "whisper":
+            # Words are placed by the attention of some heads; which ones, stands in the generation config. Segment
+            # times (True) are what Whisper needs to go on after 30 s.
+            alignable = "alignment_heads" in recognizer.model.generation_config.to_dict()
+            self.timestamps = {"return_timestamps": "word" if alignable else True}
+
+    def __call__(self, source: Source) -> Transcript:
+        rate = self.pipeline.feature_extractor.sampling_rate
+        samples = load_audio(source, rate)
+        seconds = len(samples) / rate
+        output = self.pipeline({"raw": samples, "sampling_rate": rate}, **self.timestamps)
+        words: tuple[Word, ...] = ()
+        if self.timestamps == {"return_timestamps": "word"}:
+            words = tuple(_pipeline_word(chunk, seconds) for chunk in output["chunks"])
+        return Transcript(" ".join(output["text"].split()), words, seconds)
+
+
+def _pipeline_word(chunk: dict[str, Any], seconds: float) -> Word:
+    start, end = chunk["timestamp"]  # the last end is None where the recording stops within the word
+    end = seconds if end is None else min(float(end), seconds)
+    return Word(chunk["text"].strip(), min(float(start), end), end, confidence=float("nan"))
+
+
+@dataclass(frozen=True, eq=False)
+class Chunk:
+    """Samples (n,) of a recording from sample `start` on."""
+
+    samples: np.ndarray
+    start: int
+    is_last: bool
+
+
+def chunked(blocks: Iterable[np.ndarray], *, size: int, step: int) -> Iterator[Chunk]:
+    """Overlapping chunks of `size` samples, one every `step`; the last one, up to the end, has size - step to size."""
+    waiting = np.zeros(0, dtype=np.float32)
+    start = 0
+    for block in blocks:
+        waiting = np.concatenate([waiting, block])
+        while len(waiting) > size:  # not >=: a chunk that reaches the end must be known as the last one
+            yield Chunk(waiting[:size], start, is_last=False)
+            waiting, start = waiting[step:], start + step
+    yield Chunk(waiting, start, is_last=True)
+
+
+def in_batches(chunks: Iterable[Chunk], batch_size: int) -> Iterator[list[Chunk]]:
+    """Up to `batch_size` chunks of one length; so the last chunk of a recording usually goes alone."""
+    batch: list[Chunk] = []
+    for chunk in chunks:
+        if batch and (len(batch) == batch_size or len(chunk.samples) != len(batch[0].samples)):
+            yield batch
+            batch = []
+        batch.append(chunk)
+    yield batch
+
+
+def best_path(ids: np.ndarray, probabilities: np.ndarray, blank_id: int) -> GreedyPath:
+    """Tokens of the best label and its probability in each frame, both (T,): `greedy_search` without the (T, V)."""
+    if np.isnan(probabilities).any():
+        frame = int(np.isnan(probabilities).argmax())
+        raise ValueError(
+            f"the model's output is not a number in frame {frame}; its training diverged, or its numbers are too "
+            "large for half precision: open it with dtype='float32'"
+        )
+    tokens, starts, ends = collapse(ids, blank_id)
+    means = [probabilities[start:end].mean() for start, end in zip(starts, ends, strict=True)]
+    return GreedyPath(tokens, starts, ends, np.clip(np.array(means), 0, 1))
+
+
+def path_words(path: GreedyPath, labels: Sequence[str], *, frame_seconds: float, seconds: float) -> tuple[Word, ...]:
+    """Words of a path; their times end with the recording, though its last frame may reach beyond it.
+
+    `labels` are those of `ctc_labels`: a label that is or begins with a blank ends the word before it.
+    """
+    tokens, frames = [], []
+    for index, token in enumerate(path.tokens):
+        label = labels[token]
+        parts = [" ", label[1:]] if label.startswith(" ") else [label]
+        for part in filter(None, parts):
+            tokens.append(part)
+            frames.append(index)
+    words = words_with_times(
+        tokens,
+        path.starts[frames],
+        path.ends[frames],
+        path.confidences[frames],
+        frame_seconds=frame_seconds,
+        delimiter=" ",
+    )
+    return tuple(
+        dataclasses.replace(word, start=min(word.start, seconds), end=min(word.end, seconds)) for word in words
+    )

@@ -1,0 +1,68 @@
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from hfaudio.training.arguments import AudioTrainingArguments, parse_arguments
+
+
+@dataclass
+class Options:
+    width: int = field(default=8, metadata={"help": "Width."})
+    rate: float = field(default=0.1, metadata={"help": "Rate."})
+    place: str = field(default="here", metadata={"help": "Place."})
+    pair: list[float] = field(default_factory=lambda: [1.0, 2.0], metadata={"help": "Two numbers."})
+
+
+def parse(*argv: str) -> Options:
+    return parse_arguments(Options, argv=list(argv))[0]
+
+
+def test_defaults_then_yaml_then_flags(tmp_path: Path) -> None:
+    config = tmp_path / "config.yaml"
+    config.write_text("width: 16\nrate: 1e-4\npair: [3, 4]\n")
+    assert parse() == Options()
+    assert parse(str(config)) == Options(width=16, rate=1e-4, pair=[3, 4])
+    assert parse(str(config), "--width", "32", "--pair", "5", "6") == Options(width=32, rate=1e-4, pair=[5, 6])
+
+
+def test_typos_are_refused_in_yaml_and_in_flags(tmp_path: Path) -> None:
+    config = tmp_path / "config.yaml"
+    config.write_text("widht: 16\n")
+    with pytest.raises(ValueError, match=r"unknown keys in the config file: \['widht'\]"):
+        parse(str(config))
+    with pytest.raises(ValueError, match="--widht"):
+        parse("--widht", "3")
+
+
+def test_environment_variables_in_yaml(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = tmp_path / "config.yaml"
+    config.write_text("place: $SOMEWHERE/data\n")
+    monkeypatch.setenv("SOMEWHERE", "there")
+    assert parse(str(config)).place == "there/data"
+    monkeypatch.delenv("SOMEWHERE")
+    with pytest.raises(ValueError, match="environment variable in it is not set"):
+        parse(str(config))
+
+
+def test_a_config_that_is_missing_or_no_mapping(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no config file"):
+        parse("nowhere.yaml")
+    (tmp_path / "list.yaml").write_text("- 1\n")
+    with pytest.raises(ValueError, match="got a list"):
+        parse(str(tmp_path / "list.yaml"))
+
+
+def test_a_folder_that_cannot_be_written_is_refused_before_training(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match=r"cannot write to --output_dir .*choose another folder"):
+        AudioTrainingArguments(output_dir=str(tmp_path / "file" / "model"))
+
+
+def test_resume_from_the_last_checkpoint(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"no checkpoint in .* yet"):
+        AudioTrainingArguments(output_dir=str(tmp_path), resume_from_checkpoint="last")
+    for step in (9, 10):
+        (tmp_path / f"checkpoint-{step}").mkdir()
+    arguments = AudioTrainingArguments(output_dir=str(tmp_path), resume_from_checkpoint="last")
+    assert arguments.resume_from_checkpoint == str(tmp_path / "checkpoint-10")
