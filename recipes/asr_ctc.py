@@ -158,7 +158,8 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
             continue
         with args.main_process_first(desc="checking rows"):
             rows, skipped[name] = check_rows(rows, check, data_args.num_proc)
-        examples[name] = SpeechExamples(rows, check, encode)
+        keep = data_args.keep_seconds if name == "train" else 0
+        examples[name] = SpeechExamples(rows, check, encode, keep_seconds=keep)
 
     # Training
     scorer = CTCScorer(ctc_labels(tokenizer), tokenizer.pad_token_id)

@@ -402,6 +402,8 @@ their Ogg headers.
 - The language is closed: a language model from the training prompts knows every word of the test, and its help is
   larger than on open speech.
 - kal in flite was recorded at 8 kHz and has nothing above 4 kHz. The noise is stationary.
+- The mix of training voices was adjusted once after the test errors of an earlier build were known, so the test split
+  is not quite untouched. Tune on validation.
 
 ## Licence
 

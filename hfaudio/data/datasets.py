@@ -87,6 +87,10 @@ class DataArguments:
     max_eval_examples: int | None = field(
         default=None, metadata={"help": "Use only the first rows of the validation and of the test split."}
     )
+    keep_seconds: float = field(
+        default=7200.0,
+        metadata={"help": "Keep the training audio decoded in memory (230 MB an hour) if it is no longer than this."},
+    )
     num_proc: int | None = field(default=None, metadata={"help": "Processes that prepare and check map-style data."})
 
     def __post_init__(self) -> None:

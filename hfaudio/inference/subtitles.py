@@ -9,7 +9,7 @@ import math
 import textwrap
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import chain, pairwise
 
 from hfaudio.decoding.greedy import Word
 from hfaudio.inference.transcribe import Transcript
@@ -43,11 +43,11 @@ def segments(
     (a Chinese sentence is one word) are cut, their time in proportion.
     """
     groups: list[list[Word]] = []
-    for word in (piece for word in words for piece in _cut(word, line_chars)):
-        if groups and _belongs(word, groups[-1], line_chars, max_seconds, pause_seconds):
-            groups[-1].append(word)
+    for piece in chain.from_iterable(_cut(word, line_chars) for word in words):
+        if groups and _belongs(piece, groups[-1], line_chars, max_seconds, pause_seconds):
+            groups[-1].append(piece)
         else:
-            groups.append([word])
+            groups.append([piece])
     starts: list[float] = []
     for group in groups:
         # Words of a Whisper may begin at the same time, or before those in front of them.
@@ -84,11 +84,17 @@ def to_txt(transcript: Transcript) -> str:
 
 def to_json(transcript: Transcript) -> str:
     """`{"text", "seconds", "words": [{"text", "start", "end", "confidence"}]}`, null for an unknown confidence."""
-    content = dataclasses.asdict(transcript)
-    for word in content["words"]:
-        if math.isnan(word["confidence"]):
-            word["confidence"] = None  # JSON has no NaN
-    return json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    words = [
+        {
+            "text": word.text,
+            "start": round(word.start, 3),
+            "end": round(word.end, 3),
+            "confidence": None if math.isnan(word.confidence) else round(word.confidence, 4),  # JSON has no NaN
+        }
+        for word in transcript.words
+    ]
+    content = {"text": transcript.text, "seconds": round(transcript.seconds, 3), "words": words}
+    return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
 
 
 def _belongs(word: Word, group: list[Word], line_chars: int, max_seconds: float, pause_seconds: float) -> bool:
@@ -101,7 +107,7 @@ def _belongs(word: Word, group: list[Word], line_chars: int, max_seconds: float,
 
 
 def _lines(words: Sequence[Word], line_chars: int) -> list[str]:
-    """The words in as few lines as they need; two lines are about equally long, which is faster to read than 40 + 2."""
+    """The words in as few lines as they need; two are about equally long, which reads faster than 40 + 2."""
     text = " ".join(word.text for word in words)
     lines = textwrap.wrap(text, line_chars, break_long_words=False, break_on_hyphens=False)
     if len(lines) != 2:

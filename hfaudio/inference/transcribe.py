@@ -259,7 +259,8 @@ class CTCRecognizer:
     def _bar(self, source: Source) -> tqdm:
         if not self.progress:
             return tqdm(disable=True)
-        return tqdm(total=round(audio_info(source).seconds), unit="s", desc="transcribing", delay=BAR_DELAY)
+        seconds = round(audio_info(source).seconds)
+        return tqdm(total=seconds, unit="s", desc="transcribing", delay=BAR_DELAY, leave=False)
 
 
 class PipelineRecognizer:

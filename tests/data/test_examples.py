@@ -52,6 +52,15 @@ def test_augmentation_depends_on_epoch_and_row_not_on_workers(rows, processor, w
     assert not any(a.shape == b.shape and np.array_equal(a, b) for a, b in zip(here, next_epoch, strict=True))
 
 
+def test_examples_kept_in_memory_are_the_same(rows, processor) -> None:
+    read = SpeechExamples(rows.select(range(4)), RowCheck(), augmented(processor))
+    kept = SpeechExamples(rows.select(range(4)), RowCheck(), augmented(processor), keep_seconds=60)
+    assert read.decoded is None and len(kept.decoded) == 4
+    for a, b in zip(read, kept, strict=True):
+        assert np.array_equal(a["input_features"], b["input_features"]) and a["labels"] == b["labels"]
+    assert SpeechExamples(rows, RowCheck(), augmented(processor), keep_seconds=sum(rows["seconds"]) - 1).decoded is None
+
+
 def test_sampler_takes_every_example_once_groups_lengths_and_depends_on_seed_and_epoch(rows, processor) -> None:
     examples = SpeechExamples(rows, RowCheck(), ExampleEncoder(processor))
     sampler = LengthGroupedSampler(examples, 8, seed=0)
