@@ -60,6 +60,10 @@ class ModelArguments:
     features: str = field(default="log_mel", metadata={"help": "Of the LSTM: 'log_mel' or 'mfcc'."})
     hidden_size: int = field(default=192, metadata={"help": "Units of the LSTM in each direction."})
     num_hidden_layers: int = field(default=2, metadata={"help": "Bidirectional layers of the LSTM."})
+    conv_strides: list[int] | None = field(
+        default=None,
+        metadata={"help": "Of the LSTM; default: 2 2 with log_mel (25 frames a second), 1 1 with mfcc (31)."},
+    )
     dropout: float = field(default=0.1, metadata={"help": "Between the layers of the LSTM."})
     bpe_vocab_size: int | None = field(default=None, metadata={"help": "BPE with so many entries, not characters."})
     keep_vocabulary: bool = field(default=False, metadata={"help": "Use the checkpoint's own tokenizer and head."})
@@ -95,7 +99,7 @@ def build_model(args: ModelArguments, tokenizer: Any) -> tuple[torch.nn.Module, 
         config = LstmCTCConfig(
             feature_size=extractor.feature_size,
             hop_length=extractor.hop_length,
-            conv_strides=[2, 2] if args.features == "log_mel" else [1, 1],  # 25 or 31 logit frames a second
+            conv_strides=args.conv_strides or ([2, 2] if args.features == "log_mel" else [1, 1]),
             hidden_size=args.hidden_size,
             num_hidden_layers=args.num_hidden_layers,
             dropout=args.dropout,

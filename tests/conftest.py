@@ -1,7 +1,8 @@
 """Speech made of tones: every letter is a pitch, so a small model learns to read it in seconds."""
 
+import importlib.util
 import io
-import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -60,12 +61,12 @@ def songs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture
-def write_manifest(tmp_path: Path) -> Callable[[list[dict]], Path]:
-    """Writes rows `{"audio": file name, "text": ...}` as train.jsonl, and says where the folder is."""
-
-    def write(rows: list[dict]) -> Path:
-        (tmp_path / "train.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\n", encoding="utf-8")
-        return tmp_path
-
-    return write
+@pytest.fixture(scope="session")
+def run_recipe() -> Callable[..., dict]:
+    """Runs recipes/asr_ctc.py in this process with command-line arguments; returns its results."""
+    file = Path(__file__).parents[1] / "recipes" / "asr_ctc.py"
+    spec = importlib.util.spec_from_file_location("asr_ctc", file)
+    recipe = importlib.util.module_from_spec(spec)
+    sys.modules["asr_ctc"] = recipe
+    spec.loader.exec_module(recipe)
+    return lambda *argv: recipe.main([str(argument) for argument in argv])

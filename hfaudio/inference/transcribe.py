@@ -140,9 +140,7 @@ class Transcriber:
 def load_config(model: str | os.PathLike[str], *, trust_remote_code: bool) -> PretrainedConfig:
     """The config of a model folder or Hub id; ValueError if there is none."""
     if Path(model).is_dir() and not Path(model, "config.json").exists():
-        raise ValueError(
-            f"{os.fspath(model)} is no model folder, it has no config.json; give the folder of the weights"
-        )
+        raise ValueError(f"{os.fspath(model)} is no model folder: it has no config.json; give the folder that has")
     try:
         return AutoConfig.from_pretrained(model, trust_remote_code=trust_remote_code)
     except OSError as error:

@@ -58,7 +58,8 @@ def test_examples_kept_in_memory_are_the_same(rows, processor) -> None:
     assert read.decoded is None and len(kept.decoded) == 4
     for a, b in zip(read, kept, strict=True):
         assert np.array_equal(a["input_features"], b["input_features"]) and a["labels"] == b["labels"]
-    assert SpeechExamples(rows, RowCheck(), augmented(processor), keep_seconds=sum(rows["seconds"]) - 1).decoded is None
+    total = sum(rows["seconds"])
+    assert SpeechExamples(rows, RowCheck(), augmented(processor), keep_seconds=total - 1).decoded is None
 
 
 def test_sampler_takes_every_example_once_groups_lengths_and_depends_on_seed_and_epoch(rows, processor) -> None:

@@ -1,12 +1,12 @@
 """The recipe run for real on songs of tones: in this process, under two processes, killed and resumed."""
 
-import importlib.util
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -34,14 +34,6 @@ NO_CHECKPOINTS = ["--eval_strategy", "no", "--save_strategy", "no", "--load_best
 CLEAN = [f"--{name}_probability=0" for name in ("speed", "room", "noise", "band_limit", "telephone", "gain", "mask")]
 
 
-def run(*argv: str | Path) -> dict:
-    spec = importlib.util.spec_from_file_location("asr_ctc", RECIPE)
-    recipe = importlib.util.module_from_spec(spec)
-    sys.modules["asr_ctc"] = recipe
-    spec.loader.exec_module(recipe)
-    return recipe.main([str(argument) for argument in argv])
-
-
 def environment(**variables: str) -> dict[str, str]:
     return os.environ | {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"} | variables
 
@@ -50,8 +42,8 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
     return load_file(folder / "model.safetensors")
 
 
-def test_it_learns_and_the_folder_opens_in_pipeline(songs: Path, tmp_path: Path) -> None:
-    results = run(
+def test_it_learns_and_the_folder_opens_in_pipeline(songs: Path, tmp_path: Path, run_recipe: Callable) -> None:
+    results = run_recipe(
         *("--dataset", songs, "--output_dir", tmp_path, *SMALL, *CLEAN, "--learning_rate", "0.01"),
         *("--per_device_train_batch_size", "8", "--num_train_epochs", "30", "--eval_strategy", "steps"),
         *("--eval_steps", "180", "--save_strategy", "steps", "--save_steps", "180", "--seed", "0"),
@@ -72,7 +64,9 @@ def test_it_learns_and_the_folder_opens_in_pipeline(songs: Path, tmp_path: Path)
     assert errors <= 5
 
 
-def test_two_real_processes_take_the_steps_of_one_with_the_joined_batch(songs: Path, tmp_path: Path) -> None:
+def test_two_real_processes_take_the_steps_of_one_with_the_joined_batch(
+    songs: Path, tmp_path: Path, run_recipe: Callable
+) -> None:
     common = [
         "--dataset",
         songs,
@@ -97,14 +91,14 @@ def test_two_real_processes_take_the_steps_of_one_with_the_joined_batch(songs: P
     )
     assert launched.returncode == 0, launched.stderr[-3000:]
     two = json.loads((tmp_path / "two" / "metrics.json").read_text())
-    one = run(*common, "--output_dir", tmp_path / "one", "--per_device_train_batch_size", "8")
+    one = run_recipe(*common, "--output_dir", tmp_path / "one", "--per_device_train_batch_size", "8")
     assert (two["processes"], one["processes"]) == (2, 1)
     assert two["metrics"] == one["metrics"] and two["metrics"]["test/wer/greedy"]["n"] == 7
     for name, expected in weights(tmp_path / "one").items():
         torch.testing.assert_close(weights(tmp_path / "two")[name], expected, atol=1e-5, rtol=1e-4, msg=name)
 
 
-def test_a_run_killed_in_mid_epoch_ends_as_one_never_killed(songs: Path, tmp_path: Path) -> None:
+def test_a_run_killed_in_mid_epoch_ends_as_one_never_killed(songs: Path, tmp_path: Path, run_recipe: Callable) -> None:
     common = ["--dataset", songs, *SMALL, "--per_device_train_batch_size", "8", "--max_steps", "30", "--seed", "1"]
     common += ["--eval_strategy", "steps", "--save_strategy", "steps", "--eval_steps", "5", "--save_steps", "5"]
     killed, whole = tmp_path / "killed", tmp_path / "whole"
@@ -115,15 +109,15 @@ def test_a_run_killed_in_mid_epoch_ends_as_one_never_killed(songs: Path, tmp_pat
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert not (killed / "metrics.json").exists()
-    resumed = run(*common, "--output_dir", killed, "--resume_from_checkpoint", "last")
-    uninterrupted = run(*common, "--output_dir", whole)
+    resumed = run_recipe(*common, "--output_dir", killed, "--resume_from_checkpoint", "last")
+    uninterrupted = run_recipe(*common, "--output_dir", whole)
     assert resumed["metrics"] == uninterrupted["metrics"]
     for name, expected in weights(whole).items():
         torch.testing.assert_close(weights(killed)[name], expected, msg=name)
 
 
-def test_a_stream_trains(songs: Path, tmp_path: Path) -> None:
-    results = run(
+def test_a_stream_trains(songs: Path, tmp_path: Path, run_recipe: Callable) -> None:
+    results = run_recipe(
         *("--dataset", songs, "--streaming", "--output_dir", tmp_path, *SMALL, *NO_CHECKPOINTS),
         *("--max_steps", "4", "--per_device_train_batch_size", "4", "--max_seconds", "0.9"),
     )
@@ -133,11 +127,11 @@ def test_a_stream_trains(songs: Path, tmp_path: Path) -> None:
 SIZES = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
 
 
-def test_a_whisper_folder_gets_a_ctc_head(songs: Path, tmp_path: Path) -> None:
+def test_a_whisper_folder_gets_a_ctc_head(songs: Path, tmp_path: Path, run_recipe: Callable) -> None:
     sizes = {"d_model": 32, "encoder_layers": 1, "encoder_attention_heads": 2, "encoder_ffn_dim": 32}
     decoder = {"decoder_layers": 1, "decoder_attention_heads": 2, "decoder_ffn_dim": 32}
     WhisperModel(WhisperConfig(vocab_size=20, pad_token_id=0, **sizes, **decoder)).save_pretrained(tmp_path / "base")
-    run(
+    run_recipe(
         *(
             "--model",
             tmp_path / "base",
@@ -154,11 +148,11 @@ def test_a_whisper_folder_gets_a_ctc_head(songs: Path, tmp_path: Path) -> None:
     assert isinstance(pipe.model, WhisperForCTC) and "text" in pipe(torch.randn(16_000).numpy())
 
 
-def test_a_stock_model_gets_a_new_head_and_opens_as_itself(songs: Path, tmp_path: Path) -> None:
+def test_a_stock_model_gets_a_new_head_and_opens_as_itself(songs: Path, tmp_path: Path, run_recipe: Callable) -> None:
     config = Wav2Vec2Config(**SIZES, conv_dim=(8,) * 7, num_conv_pos_embedding_groups=2, vocab_size=32)
     Wav2Vec2ForCTC(config).save_pretrained(tmp_path / "base")
     Wav2Vec2FeatureExtractor().save_pretrained(tmp_path / "base")
-    run(
+    run_recipe(
         *(
             "--model",
             tmp_path / "base",
@@ -176,9 +170,9 @@ def test_a_stock_model_gets_a_new_head_and_opens_as_itself(songs: Path, tmp_path
     assert not list((tmp_path / "tuned").glob("hfaudio_*.py"))
 
 
-def test_mfcc_and_bpe_are_options(songs: Path, tmp_path: Path) -> None:
+def test_mfcc_and_bpe_are_options(songs: Path, tmp_path: Path, run_recipe: Callable) -> None:
     options = ["--features", "mfcc", "--bpe_vocab_size", "20", "--max_steps", "2"]
-    run("--dataset", songs, "--output_dir", tmp_path, *SMALL, *NO_CHECKPOINTS, *options)
+    run_recipe("--dataset", songs, "--output_dir", tmp_path, *SMALL, *NO_CHECKPOINTS, *options)
     pipe = pipeline("automatic-speech-recognition", model=str(tmp_path))
     assert pipe.model.config.feature_size == 40 and pipe.model.config.vocab_size == 20
     assert pipe.model.config.inputs_to_logits_ratio == 512
@@ -194,6 +188,8 @@ def test_mfcc_and_bpe_are_options(songs: Path, tmp_path: Path) -> None:
         (["--model", "lstm", "--features", "spectrogram"], "log_mel, mfcc; got 'spectrogram'"),
     ],
 )
-def test_mistakes_are_named(arguments: list[str], message: str, songs: Path, tmp_path: Path) -> None:
+def test_mistakes_are_named(
+    arguments: list[str], message: str, songs: Path, tmp_path: Path, run_recipe: Callable
+) -> None:
     with pytest.raises(ValueError, match=message):
-        run("--dataset", songs, "--output_dir", tmp_path, *SMALL, *arguments)
+        run_recipe("--dataset", songs, "--output_dir", tmp_path, *SMALL, *arguments)

@@ -1,0 +1,81 @@
+"""What the README tells a reader works: its Python runs, its commands name options and targets that exist."""
+
+import re
+import shlex
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import Wav2Vec2Processor
+
+from hfaudio.audio.features import LOG_MEL
+from hfaudio.cli import build_parser
+from hfaudio.models import LstmCTCConfig, LstmForCTC
+from hfaudio.processing import SpectralFeatureExtractor, build_char_tokenizer
+from hfaudio.training.arguments import parse_arguments
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+COMMANDS = [
+    line.split("#")[0].strip()
+    for block in re.findall(r"```bash\n(.*?)```", README, re.DOTALL)
+    for line in block.splitlines()
+    if line.strip()
+]
+
+
+@pytest.mark.parametrize("block", re.findall(r"```python\n(.*?)```", README, re.DOTALL))
+def test_python_runs(block: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    torch.manual_seed(0)
+    tokenizer = build_char_tokenizer(["abcdefghijklmnopqrstuvwxyz'"])
+    LstmForCTC(LstmCTCConfig(vocab_size=len(tokenizer), hidden_size=16, conv_channels=16)).save_pretrained(
+        tmp_path / "output" / "asr_ctc"
+    )
+    Wav2Vec2Processor(SpectralFeatureExtractor(LOG_MEL), tokenizer).save_pretrained(tmp_path / "output" / "asr_ctc")
+    monkeypatch.chdir(tmp_path)
+    exec(compile(block, "README.md", "exec"), {})
+    assert " -> " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("command", [c for c in COMMANDS if "recipes/" in c])
+def test_recipe_commands_have_only_options_that_exist(command: str, monkeypatch, tmp_path: Path) -> None:
+    monkeypatch.syspath_prepend(ROOT / "recipes")
+    monkeypatch.setenv("HFAUDIO_REAL", str(tmp_path))
+    import asr_ctc
+
+    recipe, *argv = shlex.split(command[command.index("recipes/") :])
+    assert (ROOT / recipe).is_file()
+    if argv and argv[0].endswith(".yaml"):
+        argv[0] = str(ROOT / argv[0])
+    types = (asr_ctc.DataArguments, asr_ctc.ModelArguments, asr_ctc.AugmentArguments, asr_ctc.CTCTrainingArguments)
+    parse_arguments(*types, argv=[*argv, "--output_dir", str(tmp_path), "--use_cpu"])
+
+
+@pytest.mark.parametrize("command", [c for c in COMMANDS if c.startswith("hfaudio ")])
+def test_hfaudio_commands_parse(command: str) -> None:
+    build_parser().parse_args(shlex.split(command)[1:])
+
+
+def test_make_targets_exist() -> None:
+    targets = {c.split()[1] for c in COMMANDS if c.startswith("make ")}
+    assert targets == {"quickstart", "test"}
+    makefile = (ROOT / "Makefile").read_text()
+    assert all(re.search(rf"^{target}:", makefile, re.MULTILINE) for target in targets)
+
+
+def test_file_tree_is_complete() -> None:
+    tree = README.split("## How it is built")[1]
+    packages = {p.parent.name for p in (ROOT / "hfaudio").glob("*/__init__.py")}
+    assert not [package for package in packages if f"\n  {package}/" not in tree]
+
+
+def test_every_config_parses(monkeypatch, tmp_path: Path) -> None:
+    monkeypatch.syspath_prepend(ROOT / "recipes")
+    monkeypatch.setenv("HFAUDIO_REAL", str(tmp_path))
+    import asr_ctc
+
+    for config in (ROOT / "recipes" / "configs").glob("*.yaml"):
+        types = (asr_ctc.DataArguments, asr_ctc.ModelArguments, asr_ctc.AugmentArguments, asr_ctc.CTCTrainingArguments)
+        parse_arguments(*types, argv=[str(config), "--output_dir", str(tmp_path), "--use_cpu"])
+    assert "asr_ctc" in sys.modules
