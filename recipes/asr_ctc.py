@@ -33,6 +33,7 @@ from hfaudio.data.datasets import DataArguments, RowCheck, SkipCounts, check_row
 from hfaudio.data.examples import ExampleEncoder, SpeechExamples, SpeechStream
 from hfaudio.hub.remote_code import carry_code
 from hfaudio.metrics.error_rate import ErrorRate
+from hfaudio.metrics.results import split_rates
 from hfaudio.models import LstmCTCConfig, LstmForCTC, WhisperForCTC
 from hfaudio.models.frames import FrameCount
 from hfaudio.processing import SpectralFeatureExtractor, build_bpe_tokenizer, build_char_tokenizer, ctc_labels
@@ -184,7 +185,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     for name in ("validation", "test"):
         if name in examples:
             trainer.evaluate(examples[name], metric_key_prefix=name)
-            metrics |= scorer.rates(f"{name}/{{}}/greedy", seed=args.seed)
+            metrics |= split_rates(scorer.tally, name, "greedy", seed=args.seed)
     trainer.save_model()
     if not trainer.is_world_process_zero():
         return {}

@@ -127,7 +127,7 @@ def test_evaluate(model: str, tmp_path: Path, recordings: list[str], capsys: pyt
         ("evaluate MODEL --dataset bundled --text_column words", "no column 'words', it has: "),
         ("evaluate MODEL --dataset EMPTY", "no dataset in EMPTY"),
         ("evaluate MODEL --dataset bundled --normalizer none --max_seconds 0", "--min_seconds must be at least 0"),
-        ("evaluate MODEL --dataset bundled -o EMPTY", "EMPTY"),
+        ("evaluate MODEL --dataset bundled -o EMPTY", "Is a directory: 'EMPTY'"),
     ],
 )
 def test_mistakes_end_with_a_sentence_and_code_2(

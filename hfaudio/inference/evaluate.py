@@ -84,7 +84,7 @@ def evaluate(
     files = [output] if errors is None else [output, errors]
     for file in files:  # a place that cannot be written must show before the work, not after it
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.touch()
+        file.open("a").close()
     skipped, tally = SkipCounts(), ErrorTally()
     audio_seconds = recognition_seconds = 0.0
     for clips in blocks(usable_clips(rows, check, skipped, progress=progress), BATCHES_SORTED_TOGETHER * batch_size):

@@ -144,6 +144,10 @@ class ErrorTally:
                 heapq.heappop(self._worst)
         return words
 
+    @property
+    def has_groups(self) -> bool:
+        return bool(self._group_names)
+
     def rate(self, measure: Measure, *, seed: int = 0, num_resamples: int = 1000) -> ErrorRate:
         """Rate of all utterances; its interval resamples groups where there are two or more, else utterances.
 

@@ -9,8 +9,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from hfaudio.metrics.error_rate import ErrorRate, Utterance
+from hfaudio.metrics.error_rate import ErrorRate, ErrorTally, Measure, Utterance
 
+MEASURES: tuple[Measure, ...] = ("wer", "cer", "mer")
 VERSIONED = ("hfaudio", "torch", "transformers", "datasets", "accelerate", "numpy")
 
 
@@ -18,6 +19,18 @@ def command_line() -> str:
     """The command that started this process, with paths below the working folder written relative to it."""
     folder = f"{Path.cwd()}/"
     return shlex.join(argument.removeprefix(folder) for argument in sys.argv)
+
+
+def split_rates(tally: ErrorTally, split: str, variant: str, *, seed: int) -> dict[str, ErrorRate]:
+    """Rates named `{split}/wer/{variant}`, cer and mer, and `{split}/wer/{variant}/{group}` where there are groups.
+
+    The variant is the way of decoding: "greedy", "beam", "lm", "generate".
+    """
+    rates = {f"{split}/{measure}/{variant}": tally.rate(measure, seed=seed) for measure in MEASURES}
+    if tally.has_groups:
+        groups = tally.by_group("wer", seed=seed)
+        rates |= {f"{split}/wer/{variant}/{group}": rate for group, rate in groups.items()}
+    return rates
 
 
 def result_entry(rate: ErrorRate) -> dict[str, float | int]:

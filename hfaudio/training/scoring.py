@@ -7,7 +7,7 @@ from transformers import EvalPrediction
 
 from hfaudio.data.examples import SpeechExamples
 from hfaudio.decoding.greedy import collapse
-from hfaudio.metrics.error_rate import ErrorRate, ErrorTally
+from hfaudio.metrics.error_rate import ErrorTally
 from hfaudio.processing.tokenizer import label_text
 
 
@@ -46,12 +46,3 @@ class CTCScorer:
         if not compute_result:
             return {}
         return {measure: self.tally.rate(measure, num_resamples=1).value for measure in ("wer", "cer")}
-
-    def rates(self, key: str, *, seed: int) -> dict[str, ErrorRate]:
-        """Rates of the last evaluation with intervals: `key` with "wer", "cer" and "mer" in its braces, and below
-        the first one the WER of each speaker, where speakers are known."""
-        rates = {key.format(measure): self.tally.rate(measure, seed=seed) for measure in ("wer", "cer", "mer")}
-        if self._speakers is None:
-            return rates
-        speakers = self.tally.by_group("wer", seed=seed)
-        return rates | {f"{key.format('wer')}/{name}": rate for name, rate in speakers.items()}

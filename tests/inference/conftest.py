@@ -7,6 +7,12 @@ import pytest
 import torch
 from transformers import (
     GenerationConfig,
+    ParakeetCTCConfig,
+    ParakeetFeatureExtractor,
+    ParakeetForCTC,
+    SeamlessM4TFeatureExtractor,
+    Wav2Vec2BertConfig,
+    Wav2Vec2BertForCTC,
     Wav2Vec2Config,
     Wav2Vec2FeatureExtractor,
     Wav2Vec2ForCTC,
@@ -56,6 +62,21 @@ def short_sighted_folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str,
     return {
         "lstm": save_ctc(folder / "lstm", lstm, SpectralFeatureExtractor(normalize=False)),
         "wav2vec2": save_ctc(folder / "wav2vec2", wav2vec2, Wav2Vec2FeatureExtractor(do_normalize=False)),
+    }
+
+
+@pytest.fixture(scope="session")
+def other_folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Architectures with frames of their own."""
+    torch.manual_seed(0)
+    encoder = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    head = {"vocab_size": len(build_char_tokenizer(["a dog sang"])), "pad_token_id": 0}
+    parakeet = ParakeetForCTC(ParakeetCTCConfig(encoder_config=encoder, **head))
+    bert = Wav2Vec2BertForCTC(Wav2Vec2BertConfig(**encoder, **head))
+    folder = tmp_path_factory.mktemp("others")
+    return {
+        "parakeet": save_ctc(folder / "parakeet", parakeet, ParakeetFeatureExtractor()),
+        "w2v-bert": save_ctc(folder / "w2v-bert", bert, SeamlessM4TFeatureExtractor()),
     }
 
 
@@ -111,8 +132,9 @@ def noise() -> np.ndarray:
 
 def save_ctc(folder: Path, model: torch.nn.Module, extractor: object) -> Path:
     with torch.no_grad():
-        model.lm_head.weight *= 20
-        model.lm_head.bias[2] += 3  # "|": several words
+        head = model.ctc_head if isinstance(model, ParakeetForCTC) else model.lm_head
+        head.weight *= 20
+        head.bias[2] += 3  # "|": several words
     model.save_pretrained(folder)
     Wav2Vec2Processor(extractor, build_char_tokenizer(["a dog sang"])).save_pretrained(folder)
     return folder

@@ -1,3 +1,4 @@
+import importlib
 from pathlib import Path
 
 import numpy as np
@@ -82,6 +83,33 @@ def test_the_same_words_piece_by_piece_as_at_once(lstm_folder: Path, noise: np.n
     found = transcriber(row(noise)).words
     assert [(w.text, w.start, w.end) for w in found] == [(w.text, w.start, w.end) for w in expected]
     assert [w.confidence for w in found] == pytest.approx([w.confidence for w in expected], abs=1e-5)
+
+
+def test_frames_of_models_whose_config_does_not_tell_them(other_folders: dict[str, Path], noise: np.ndarray) -> None:
+    """Samples per frame are measured: Parakeet's config has none, and w2v-BERT's extractor marks half a frame as
+    padding when the number of its 10 ms frames is odd."""
+    parakeet = quiet(other_folders["parakeet"], chunk_seconds=2, stride_seconds=0.5)
+    ends = [(0, 0.0)]
+    for piece, seconds in parakeet.log_prob_pieces(row(noise)):
+        ends.append((ends[-1][0] + len(piece), seconds))
+    assert all(seconds == pytest.approx(frames * 0.08) for frames, seconds in ends[:-1])
+    assert len(ends) == 8
+    assert len(parakeet.log_probs(row(noise[:102_400]))) == 102_400 // 1280 + 1
+    for ten_ms_frames, frames in ((98, 49), (99, 49), (100, 50)):
+        samples = noise[: 400 + 160 * (ten_ms_frames - 1)]
+        assert len(quiet(other_folders["w2v-bert"]).log_probs(row(samples))) == frames
+
+
+def test_a_progress_bar_where_the_work_takes_long(
+    lstm_folder: Path, noise: np.ndarray, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = importlib.import_module("hfaudio.inference.transcribe")  # the package has a function of this name
+    for progress, delay, shown in ((True, 0.0, True), (True, 60.0, False), (False, 0.0, False)):
+        monkeypatch.setattr(module, "BAR_DELAY", delay)
+        transcriber = Transcriber(lstm_folder, device="cpu", chunk_seconds=1, stride_seconds=0.2, progress=progress)
+        capsys.readouterr()
+        transcriber(row(noise))
+        assert ("transcribing:" in capsys.readouterr().err) == shown
 
 
 def test_what_can_be_a_recording(lstm_folder: Path, noise: np.ndarray, tmp_path: Path) -> None:

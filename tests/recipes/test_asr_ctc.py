@@ -116,11 +116,17 @@ def test_a_run_killed_in_mid_epoch_ends_as_one_never_killed(songs: Path, tmp_pat
         torch.testing.assert_close(weights(killed)[name], expected, msg=name)
 
 
-def test_a_stream_trains(songs: Path, tmp_path: Path, run_recipe: Callable) -> None:
+def test_a_stream_trains_and_logs_to_a_tracker(
+    songs: Path, tmp_path: Path, run_recipe: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    logs = tmp_path / "logs"
+    monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", str(logs))
     results = run_recipe(
         *("--dataset", songs, "--streaming", "--output_dir", tmp_path, *SMALL, *NO_CHECKPOINTS),
         *("--max_steps", "4", "--per_device_train_batch_size", "4", "--max_seconds", "0.9"),
+        *("--report_to", "tensorboard", "--logging_steps", "1"),
     )
+    assert list(logs.glob("events.*"))
     assert results["skipped"]["train"]["too long"] > 0 and results["skipped"]["validation"]["too long"] > 0
 
 

@@ -18,6 +18,7 @@ from hfaudio.audio.features import LOG_MEL, WHISPER
 from hfaudio.data.collate import CTCCollator
 from hfaudio.data.datasets import DataArguments, RowCheck, check_rows, load_splits
 from hfaudio.data.examples import ExampleEncoder, SpeechExamples
+from hfaudio.metrics.results import split_rates
 from hfaudio.models import LstmCTCConfig, LstmForCTC, WhisperCTCConfig, WhisperForCTC
 from hfaudio.processing import SpectralFeatureExtractor, build_char_tokenizer, ctc_labels
 from hfaudio.training.arguments import AudioTrainingArguments
@@ -135,7 +136,7 @@ def test_padded_frames_of_a_stock_model_are_silent(rows, tmp_path: Path) -> None
 def test_rates_are_kept_by_speaker(rows, tmp_path: Path) -> None:
     trainer = trainer_of(*make("lstm"), rows, tmp_path)
     trainer.evaluate()
-    rates = trainer.scorer.rates("test/{}/greedy", seed=0)
+    rates = split_rates(trainer.scorer.tally, "test", "greedy", seed=0)
     assert {"test/wer/greedy", "test/cer/greedy", "test/mer/greedy", "test/wer/greedy/speaker 2"} <= set(rates)
     assert rates["test/wer/greedy"].n == 13 and rates["test/wer/greedy/speaker 2"].n == 4
 

@@ -1,0 +1,194 @@
+"""Training input and one training epoch: ours against the way of transformers' own CTC example, in one run.
+
+    python benchmarks/training_input.py -o training_input.json
+
+The peer does what examples/pytorch/speech-recognition/run_speech_recognition_ctc.py of transformers does: a `map`
+decodes every clip and writes its features to Arrow, `Trainer` draws clips at random, a collator pads them. Ours
+writes lengths only, batches clips of similar length, and decodes them in the loader's workers or ("ours_kept", the
+recipe's way for up to --keep_seconds of audio) once into memory. All have the same clips, features, initial weights,
+batch size, workers and steps, and no augmentation. A repetition starts from a cold `datasets` cache and takes each
+phase for all sides in turn, every second time in reverse: other load on the machine meets them all, so read the
+ratios, which are taken within a repetition.
+
+The peer is spared torchcodec, which wants FFmpeg (our `load_audio`, soundfile, reads its clips), and the copy of all
+encoded audio that the example writes while it cleans transcripts; its Arrow files are still in the page cache.
+"""
+
+import copy
+import math
+import os
+import platform
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from shutil import copytree
+from statistics import median
+from time import perf_counter
+from typing import Any
+
+import datasets
+import torch
+from datasets import Dataset
+from transformers import PrinterCallback, Trainer, TrainingArguments, Wav2Vec2Processor, set_seed
+
+from hfaudio.audio.io import load_audio
+from hfaudio.data.collate import IGNORED_LABEL, CTCCollator
+from hfaudio.data.datasets import DataArguments, RowCheck, check_rows, load_split
+from hfaudio.data.examples import ExampleEncoder, SpeechExamples
+from hfaudio.metrics.results import command_line, write_results
+from hfaudio.models import LstmCTCConfig, LstmForCTC
+from hfaudio.models.frames import FrameCount
+from hfaudio.processing import SpectralFeatureExtractor, build_char_tokenizer, ctc_labels
+from hfaudio.processing.tokenizer import LabelFrames
+from hfaudio.training.arguments import AudioTrainingArguments, parse_arguments
+from hfaudio.training.scoring import CTCScorer
+from hfaudio.training.trainer import CTCTrainer
+
+
+@dataclass
+class BenchmarkArguments:
+    batch_size: int = field(default=16, metadata={"help": "Clips a step."})
+    workers: int = field(default=2, metadata={"help": "Processes of each data loader."})
+    epochs: int = field(default=20, metadata={"help": "Preparation and so many epochs are computed from one."})
+    repetitions: int = field(default=3, metadata={"help": "How often everything is measured."})
+    output: str = field(default="training_input.json", metadata={"aliases": ["-o"], "help": "Where figures go."})
+
+
+@dataclass(frozen=True)
+class Task:
+    """What all sides share beside the rows."""
+
+    processor: Wav2Vec2Processor
+    model: LstmForCTC
+    check: RowCheck
+    num_proc: int | None
+
+
+def peer_features(task: Task, rows: Dataset) -> Dataset:
+    """Features, label ids and length of every clip, written to disk; of these the clips of a legal length."""
+    extractor, tokenizer = task.processor.feature_extractor, task.processor.tokenizer
+    rate = extractor.sampling_rate
+    shortest, longest = task.check.min_seconds * rate, task.check.max_seconds * rate
+
+    def prepare(row: dict[str, Any]) -> dict[str, Any]:
+        samples = load_audio(row["audio"], rate)
+        features = extractor(samples, sampling_rate=rate)["input_features"][0]
+        return {"input_features": features, "input_length": len(samples), "labels": tokenizer(row["text"]).input_ids}
+
+    rows = rows.map(prepare, remove_columns=rows.column_names, num_proc=task.num_proc)
+    return rows.filter(lambda n: shortest <= n <= longest, input_columns=["input_length"], num_proc=task.num_proc)
+
+
+def peer_batch(processor: Wav2Vec2Processor, rows: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
+    """Features and label ids, both padded to the longest."""
+    features = [{"input_features": row["input_features"]} for row in rows]
+    batch = processor.feature_extractor.pad(features, return_tensors="pt")
+    labels = processor.tokenizer.pad([{"input_ids": row["labels"]} for row in rows], return_tensors="pt")
+    return {**batch, "labels": labels["input_ids"].masked_fill(labels["attention_mask"] == 0, IGNORED_LABEL)}
+
+
+def our_examples(task: Task, rows: Dataset, keep_seconds: float = 0) -> SpeechExamples:
+    rows, _ = check_rows(rows, task.check, task.num_proc)
+    return SpeechExamples(rows, task.check, ExampleEncoder(task.processor), keep_seconds=keep_seconds)
+
+
+SIDES = {"peer": peer_features, "ours": our_examples, "ours_kept": partial(our_examples, keep_seconds=math.inf)}
+
+
+def trainer_of(task: Task, data: Dataset | SpeechExamples, settings: dict[str, Any]) -> Trainer:
+    processor = task.processor
+    options: dict[str, Any] = {"model": copy.deepcopy(task.model), "train_dataset": data}
+    if isinstance(data, SpeechExamples):
+        options |= {"args": AudioTrainingArguments(**settings), "data_collator": CTCCollator(processor)}
+        scorer = CTCScorer(ctc_labels(processor.tokenizer), processor.tokenizer.pad_token_id)
+        return CTCTrainer(processor=processor, scorer=scorer, **options)
+    options |= {"args": TrainingArguments(**settings), "data_collator": partial(peer_batch, processor)}
+    return Trainer(processing_class=processor.feature_extractor, **options)
+
+
+def measure(task: Task, stored: Path, sides: Sequence[str], settings: dict[str, Any]) -> dict[str, Any]:
+    """One repetition on the rows in the folder `stored`: figures of each side, the sides in this order."""
+    found: dict[str, dict[str, float]] = {side: {} for side in sides}
+    trainers = {}
+    with tempfile.TemporaryDirectory(dir=stored.parent) as work:
+        for side in sides:
+            # `datasets` writes its cache beside the rows: in a folder of its own no side finds what another left.
+            folder = copytree(stored, Path(work) / side, copy_function=os.link)
+            rows, start = Dataset.load_from_disk(folder), perf_counter()
+            data = SIDES[side](task, rows)
+            found[side]["preparation_seconds"] = perf_counter() - start
+            found[side]["bytes_written"] = sum(f.stat().st_size for f in folder.glob("cache-*"))
+            trainers[side] = trainer_of(task, data, settings)
+            trainers[side].remove_callback(PrinterCallback)
+        for side in sides:
+            start = perf_counter()
+            masks = [batch["attention_mask"] for batch in trainers[side].get_train_dataloader()]
+            found[side]["input_seconds"] = perf_counter() - start
+            found[side]["padding_share"] = 1 - sum(int(m.sum()) for m in masks) / sum(m.numel() for m in masks)
+        for side in sides:
+            start = perf_counter()
+            trainers[side].train()
+            found[side]["epoch_seconds"] = perf_counter() - start
+    return found
+
+
+def ratios_to_peer(runs: Sequence[Mapping[str, Any]], side: str) -> dict[str, dict[str, float]]:
+    """How many times faster than the peer this side was, in everything that is counted in seconds."""
+    names = [name for name in runs[0][side] if name.endswith("_seconds")]
+    times = {name: [run["peer"][name] / run[side][name] for run in runs] for name in names}
+    return {name: {"min": min(t), "median": median(t), "max": max(t)} for name, t in times.items()}
+
+
+def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
+    data_args, args = parse_arguments(DataArguments, BenchmarkArguments, argv=argv)
+    datasets.disable_progress_bars()
+    start, load = perf_counter(), os.getloadavg()[0]
+
+    # Model, vocabulary and checks at the defaults of recipes/asr_ctc.py, and no augmentation
+    set_seed(0)
+    rows = load_split(replace(data_args, streaming=False), data_args.train_split)
+    rows = rows.select(range(min(len(rows), data_args.max_train_examples or len(rows))))
+    check = RowCheck(16_000, data_args.normalizer, data_args.min_seconds, data_args.max_seconds)
+    tokenizer = build_char_tokenizer([check.normalized(text) for text in rows["text"]])
+    extractor = SpectralFeatureExtractor()
+    model = LstmForCTC(LstmCTCConfig(vocab_size=len(tokenizer), pad_token_id=tokenizer.pad_token_id))
+    check = replace(check, min_frames=LabelFrames(tokenizer), num_frames=FrameCount.of(model, extractor))
+    task = Task(Wav2Vec2Processor(extractor, tokenizer), model, check, data_args.num_proc)
+    rows, _ = check_rows(rows, check, task.num_proc)  # the peer would stop at a row that cannot be used
+    audio_seconds = sum(rows["seconds"])
+
+    with tempfile.TemporaryDirectory() as work:
+        settings = {
+            "output_dir": f"{work}/output",
+            "num_train_epochs": 1,
+            "learning_rate": 3e-3,
+            "save_strategy": "no",
+        }
+        settings |= {"per_device_train_batch_size": args.batch_size, "dataloader_num_workers": args.workers}
+        settings |= {"logging_strategy": "no", "report_to": "none", "disable_tqdm": True}
+        stored = Path(work) / "rows"
+        rows.remove_columns("seconds").save_to_disk(stored)
+        runs = [measure(task, stored, list(SIDES)[:: (-1) ** number], settings) for number in range(args.repetitions)]
+
+    for figures in (figures for run in runs for figures in run.values()):
+        for phase in ("input", "epoch"):
+            figures[f"{phase}_audio_seconds_per_second"] = audio_seconds / figures[f"{phase}_seconds"]
+        for epochs in (1, args.epochs):
+            total = figures["preparation_seconds"] + epochs * figures["epoch_seconds"]
+            figures[f"preparation_and_{epochs}_epochs_seconds"] = total
+    ratios = {side: ratios_to_peer(runs, side) for side in SIDES if side != "peer"}
+    print(f"{'median':36}", *(f"{side:>12}" for side in SIDES), *(f"{f'peer / {side}':>24}" for side in ratios))
+    for name in runs[0]["peer"]:
+        medians = (f"{median(run[side][name] for run in runs):12,.5g}" for side in SIDES)
+        found = (ratio[name] for ratio in ratios.values() if name in ratio)
+        print(f"{name:36}", *medians, *(f"{r['median']:9.2f} ({r['min']:5.2f} - {r['max']:5.2f})" for r in found))
+    facts = {"ratios": ratios, "runs": runs, "clips": len(rows), "audio_seconds": audio_seconds}
+    facts |= {"machine": f"{os.cpu_count()} {platform.machine()} cores, load average {load:.1f} before"}
+    seconds, command = perf_counter() - start, command_line()
+    return write_results(Path(args.output), {}, seed=0, seconds=seconds, command=command, **facts)
+
+
+if __name__ == "__main__":
+    main()
