@@ -5,19 +5,16 @@
 The peer does what examples/pytorch/speech-recognition/run_speech_recognition_ctc.py of transformers does: a `map`
 decodes every clip and writes its features to Arrow, `Trainer` draws clips at random, a collator pads them. Ours
 writes lengths only, batches clips of similar length, and decodes them in the loader's workers or ("ours_kept", the
-recipe's way for up to --keep_seconds of audio) once into memory. All have the same clips, features, initial weights,
-batch size, workers and steps, and no augmentation. A repetition starts from a cold `datasets` cache and takes each
-phase for all sides in turn, every second time in reverse: other load on the machine meets them all, so read the
-ratios, which are taken within a repetition.
+recipe's way up to --keep_seconds) once into memory. All have the same clips, features, initial weights, batch size,
+workers and steps, and no augmentation. A repetition starts from a cold `datasets` cache and takes each phase for all
+sides in turn, every second time in reverse, so that other load meets them all; ratios are taken within repetitions.
 
-The peer is spared torchcodec, which wants FFmpeg (our `load_audio`, soundfile, reads its clips), and the copy of all
-encoded audio that the example writes while it cleans transcripts; its Arrow files are still in the page cache.
+The peer is spared torchcodec, as it wants FFmpeg (soundfile reads its clips, too), and the copy of all encoded audio
+that the example writes when it cleans transcripts; its Arrow files are still in the page cache.
 """
 
 import copy
-import math
 import os
-import platform
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -28,7 +25,6 @@ from statistics import median
 from time import perf_counter
 from typing import Any
 
-import datasets
 import torch
 from datasets import Dataset
 from transformers import PrinterCallback, Trainer, TrainingArguments, Wav2Vec2Processor, set_seed
@@ -89,23 +85,23 @@ def peer_batch(processor: Wav2Vec2Processor, rows: Sequence[Mapping[str, Any]]) 
     return {**batch, "labels": labels["input_ids"].masked_fill(labels["attention_mask"] == 0, IGNORED_LABEL)}
 
 
-def our_examples(task: Task, rows: Dataset, keep_seconds: float = 0) -> SpeechExamples:
+def our_examples(task: Task, rows: Dataset, keep: bool = False) -> SpeechExamples:
     rows, _ = check_rows(rows, task.check, task.num_proc)
+    keep_seconds = float("inf") if keep else 0
     return SpeechExamples(rows, task.check, ExampleEncoder(task.processor), keep_seconds=keep_seconds)
 
 
-SIDES = {"peer": peer_features, "ours": our_examples, "ours_kept": partial(our_examples, keep_seconds=math.inf)}
+SIDES: dict[str, Any] = {"peer": peer_features, "ours": our_examples, "ours_kept": partial(our_examples, keep=True)}
 
 
 def trainer_of(task: Task, data: Dataset | SpeechExamples, settings: dict[str, Any]) -> Trainer:
-    processor = task.processor
     options: dict[str, Any] = {"model": copy.deepcopy(task.model), "train_dataset": data}
     if isinstance(data, SpeechExamples):
-        options |= {"args": AudioTrainingArguments(**settings), "data_collator": CTCCollator(processor)}
-        scorer = CTCScorer(ctc_labels(processor.tokenizer), processor.tokenizer.pad_token_id)
-        return CTCTrainer(processor=processor, scorer=scorer, **options)
-    options |= {"args": TrainingArguments(**settings), "data_collator": partial(peer_batch, processor)}
-    return Trainer(processing_class=processor.feature_extractor, **options)
+        options |= {"args": AudioTrainingArguments(**settings), "data_collator": CTCCollator(task.processor)}
+        scorer = CTCScorer(ctc_labels(task.processor.tokenizer), task.processor.tokenizer.pad_token_id)
+        return CTCTrainer(processor=task.processor, scorer=scorer, **options)
+    options |= {"args": TrainingArguments(**settings), "data_collator": partial(peer_batch, task.processor)}
+    return Trainer(processing_class=task.processor.feature_extractor, **options)
 
 
 def measure(task: Task, stored: Path, sides: Sequence[str], settings: dict[str, Any]) -> dict[str, Any]:
@@ -143,7 +139,6 @@ def ratios_to_peer(runs: Sequence[Mapping[str, Any]], side: str) -> dict[str, di
 
 def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     data_args, args = parse_arguments(DataArguments, BenchmarkArguments, argv=argv)
-    datasets.disable_progress_bars()
     start, load = perf_counter(), os.getloadavg()[0]
 
     # Model, vocabulary and checks at the defaults of recipes/asr_ctc.py, and no augmentation
@@ -152,7 +147,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     rows = rows.select(range(min(len(rows), data_args.max_train_examples or len(rows))))
     check = RowCheck(16_000, data_args.normalizer, data_args.min_seconds, data_args.max_seconds)
     tokenizer = build_char_tokenizer([check.normalized(text) for text in rows["text"]])
-    extractor = SpectralFeatureExtractor()
+    extractor = SpectralFeatureExtractor()  # log-mel
     model = LstmForCTC(LstmCTCConfig(vocab_size=len(tokenizer), pad_token_id=tokenizer.pad_token_id))
     check = replace(check, min_frames=LabelFrames(tokenizer), num_frames=FrameCount.of(model, extractor))
     task = Task(Wav2Vec2Processor(extractor, tokenizer), model, check, data_args.num_proc)
@@ -160,34 +155,28 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     audio_seconds = sum(rows["seconds"])
 
     with tempfile.TemporaryDirectory() as work:
-        settings = {
-            "output_dir": f"{work}/output",
-            "num_train_epochs": 1,
-            "learning_rate": 3e-3,
-            "save_strategy": "no",
-        }
+        settings = {"output_dir": f"{work}/output", "num_train_epochs": 1, "save_strategy": "no", "disable_tqdm": True}
         settings |= {"per_device_train_batch_size": args.batch_size, "dataloader_num_workers": args.workers}
-        settings |= {"logging_strategy": "no", "report_to": "none", "disable_tqdm": True}
+        settings |= {"logging_strategy": "no", "report_to": "none", "seed": 0}
         stored = Path(work) / "rows"
         rows.remove_columns("seconds").save_to_disk(stored)
         runs = [measure(task, stored, list(SIDES)[:: (-1) ** number], settings) for number in range(args.repetitions)]
 
-    for figures in (figures for run in runs for figures in run.values()):
+    for side in (side for run in runs for side in run.values()):
         for phase in ("input", "epoch"):
-            figures[f"{phase}_audio_seconds_per_second"] = audio_seconds / figures[f"{phase}_seconds"]
-        for epochs in (1, args.epochs):
-            total = figures["preparation_seconds"] + epochs * figures["epoch_seconds"]
-            figures[f"preparation_and_{epochs}_epochs_seconds"] = total
+            side[f"{phase}_audio_seconds_per_second"] = audio_seconds / side[f"{phase}_seconds"]
+        for n in (1, args.epochs):
+            side[f"preparation_and_{n}_epochs_seconds"] = side["preparation_seconds"] + n * side["epoch_seconds"]
     ratios = {side: ratios_to_peer(runs, side) for side in SIDES if side != "peer"}
     print(f"{'median':36}", *(f"{side:>12}" for side in SIDES), *(f"{f'peer / {side}':>24}" for side in ratios))
     for name in runs[0]["peer"]:
         medians = (f"{median(run[side][name] for run in runs):12,.5g}" for side in SIDES)
         found = (ratio[name] for ratio in ratios.values() if name in ratio)
         print(f"{name:36}", *medians, *(f"{r['median']:9.2f} ({r['min']:5.2f} - {r['max']:5.2f})" for r in found))
-    facts = {"ratios": ratios, "runs": runs, "clips": len(rows), "audio_seconds": audio_seconds}
-    facts |= {"machine": f"{os.cpu_count()} {platform.machine()} cores, load average {load:.1f} before"}
-    seconds, command = perf_counter() - start, command_line()
-    return write_results(Path(args.output), {}, seed=0, seconds=seconds, command=command, **facts)
+    machine = f"{os.cpu_count()} cores, {torch.get_num_threads()} thread(s) of torch, load average {load:.1f} before"
+    facts = {"ratios": ratios, "runs": runs, "clips": len(rows), "audio_seconds": audio_seconds, "machine": machine}
+    seconds = perf_counter() - start
+    return write_results(Path(args.output), {}, seed=0, seconds=seconds, command=command_line(), **facts)
 
 
 if __name__ == "__main__":

@@ -54,8 +54,8 @@ def evaluate(
 
     Models that generate (Whisper) have "generate" in place of "greedy". Hypotheses and transcripts are both written
     by the normaliser that the model was trained with (`config.text_normalizer`), or if it names none by that of the
-    `arguments`. Of these also the limits on duration and the columns count; rows that cannot be used are skipped and
-    counted.
+    `arguments`. Rows that cannot be used, or are outside the duration limits of the `arguments`, are skipped and
+    counted by reason.
 
     Args:
         model: a folder or Hub id.
@@ -165,7 +165,7 @@ def rates(tally: ErrorTally, split: str, variant: str, *, by_speaker: bool, seed
 
 
 def device_name(device: str) -> str:
-    """ "NVIDIA H100" or "cpu (2 threads)": what a speed was measured on."""
+    """What a speed was measured on: the name of a GPU, or "cpu (2 threads)"."""
     if device.startswith("cuda"):
         return torch.cuda.get_device_name(device)
     return f"{device} ({torch.get_num_threads()} threads)"

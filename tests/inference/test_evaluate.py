@@ -11,8 +11,8 @@ import soundfile
 from transformers import AutoConfig, pipeline
 
 from hfaudio.audio.io import load_audio
-from hfaudio.data.datasets import DataArguments
-from hfaudio.inference.evaluate import blocks, evaluate, recognize
+from hfaudio.data.datasets import DataArguments, RowCheck, SkipCounts, load_split
+from hfaudio.inference.evaluate import blocks, evaluate, recognize, usable_clips
 from hfaudio.metrics import word_error_rate
 from hfaudio.text.normalize import normalize
 
@@ -147,6 +147,13 @@ def test_mistakes_say_what_to_do(lstm_folder: Path, dataset: Path, tmp_path: Pat
     with pytest.raises(ValueError, match="no row can be used: skipped 1 of 1 rows: corrupt 1"):
         pq.write_table(pq.read_table(dataset / "test.parquet").slice(1, 1), tmp_path / "test.parquet")
         run(lstm_folder, tmp_path, tmp_path)
+
+
+def test_every_row_is_counted(dataset: Path) -> None:
+    rows, skipped = load_split(DataArguments(dataset=str(dataset)), "test"), SkipCounts()
+    clips = list(usable_clips(rows, RowCheck(), skipped, progress=False))
+    assert (len(clips), skipped.skipped, skipped.total) == (11, 4, 15)
+    assert (clips[0].text, clips[0].speaker, len(clips[0].samples)) == ("a dog", "s0", 8000)
 
 
 def test_texts_come_in_the_order_of_the_clips(lstm_folder: Path, noise: np.ndarray) -> None:

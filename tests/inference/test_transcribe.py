@@ -180,6 +180,8 @@ def test_chunks_cover_a_recording_once(num_samples: int) -> None:
     assert [chunk.is_last for chunk in chunks] == [False] * (len(chunks) - 1) + [True]
     assert all(len(chunk.samples) == size for chunk in chunks[:-1])
     assert all(len(part) for part in kept)
+    assert len(chunks) == 1 or len(chunks[-1].samples) > 2 * margin
+    assert (len(chunks) == 1) == (num_samples <= size)
     assert all(chunk.samples[0] == chunk.start for chunk in chunks)
 
 
