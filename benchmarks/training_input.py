@@ -8,7 +8,6 @@ writes lengths only, batches clips of similar length, and decodes them in the lo
 recipe's way up to --keep_seconds) once into memory. All have the same clips, features, initial weights, batch size,
 workers and steps, and no augmentation. A repetition starts from a cold `datasets` cache and takes each phase for all
 sides in turn, every second time in reverse, so that other load meets them all; ratios are taken within repetitions.
-
 The peer is spared torchcodec, as it wants FFmpeg (soundfile reads its clips, too), and the copy of all encoded audio
 that the example writes when it cleans transcripts; its Arrow files are still in the page cache.
 """
@@ -87,8 +86,8 @@ def peer_batch(processor: Wav2Vec2Processor, rows: Sequence[Mapping[str, Any]]) 
 
 def our_examples(task: Task, rows: Dataset, keep: bool = False) -> SpeechExamples:
     rows, _ = check_rows(rows, task.check, task.num_proc)
-    keep_seconds = float("inf") if keep else 0
-    return SpeechExamples(rows, task.check, ExampleEncoder(task.processor), keep_seconds=keep_seconds)
+    limit = float("inf") if keep else 0
+    return SpeechExamples(rows, task.check, ExampleEncoder(task.processor), keep_seconds=limit)
 
 
 SIDES: dict[str, Any] = {"peer": peer_features, "ours": our_examples, "ours_kept": partial(our_examples, keep=True)}
@@ -140,7 +139,6 @@ def ratios_to_peer(runs: Sequence[Mapping[str, Any]], side: str) -> dict[str, di
 def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     data_args, args = parse_arguments(DataArguments, BenchmarkArguments, argv=argv)
     start, load = perf_counter(), os.getloadavg()[0]
-
     # Model, vocabulary and checks at the defaults of recipes/asr_ctc.py, and no augmentation
     set_seed(0)
     rows = load_split(replace(data_args, streaming=False), data_args.train_split)
@@ -158,8 +156,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
         settings = {"output_dir": f"{work}/output", "num_train_epochs": 1, "save_strategy": "no", "disable_tqdm": True}
         settings |= {"per_device_train_batch_size": args.batch_size, "dataloader_num_workers": args.workers}
         settings |= {"logging_strategy": "no", "report_to": "none", "seed": 0}
-        stored = Path(work) / "rows"
-        rows.remove_columns("seconds").save_to_disk(stored)
+        rows.remove_columns("seconds").save_to_disk(stored := Path(work) / "rows")
         runs = [measure(task, stored, list(SIDES)[:: (-1) ** number], settings) for number in range(args.repetitions)]
 
     for side in (side for run in runs for side in run.values()):
@@ -173,7 +170,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
         medians = (f"{median(run[side][name] for run in runs):12,.5g}" for side in SIDES)
         found = (ratio[name] for ratio in ratios.values() if name in ratio)
         print(f"{name:36}", *medians, *(f"{r['median']:9.2f} ({r['min']:5.2f} - {r['max']:5.2f})" for r in found))
-    machine = f"{os.cpu_count()} cores, {torch.get_num_threads()} thread(s) of torch, load average {load:.1f} before"
+    machine = f"{os.cpu_count()} cores, {torch.get_num_threads()} of them for torch, load average {load:.1f} before"
     facts = {"ratios": ratios, "runs": runs, "clips": len(rows), "audio_seconds": audio_seconds, "machine": machine}
     seconds = perf_counter() - start
     return write_results(Path(args.output), {}, seed=0, seconds=seconds, command=command_line(), **facts)

@@ -45,7 +45,7 @@ from hfaudio.training.report import write_report
 from hfaudio.training.scoring import CTCScorer
 from hfaudio.training.trainer import CTCTrainer, fresh_head
 
-FEATURES = {"log_mel": LOG_MEL, "mfcc": ARTICLE_MFCC}
+FEATURES = {"log_mel": LOG_MEL, "mfcc": ARTICLE_MFCC, "whisper": WHISPER}
 VOCABULARY_ROWS = 1_000_000  # of a stream without end; a character that first comes later would be rare
 
 
@@ -58,7 +58,7 @@ class ModelArguments:
             "taken and gets a CTC head, anything else must open by AutoModelForCTC."
         },
     )
-    features: str = field(default="log_mel", metadata={"help": "Of the LSTM: 'log_mel' or 'mfcc'."})
+    features: str = field(default="log_mel", metadata={"help": "Of the LSTM: 'log_mel', 'mfcc' or 'whisper'."})
     hidden_size: int = field(default=192, metadata={"help": "Units of the LSTM in each direction."})
     num_hidden_layers: int = field(default=2, metadata={"help": "Bidirectional layers of the LSTM."})
     conv_strides: list[int] | None = field(
@@ -80,13 +80,15 @@ class ModelArguments:
 class CTCTrainingArguments(AudioTrainingArguments):
     output_dir: str | None = field(default="output/asr_ctc", metadata={"help": "Where model and results go."})
     learning_rate: float | None = field(default=None, metadata={"help": "Default: 3e-3 for the LSTM, else 1e-4."})
-    num_train_epochs: float = field(default=20, metadata={"help": "Passes over the training split."})
+    num_train_epochs: float = field(default=16, metadata={"help": "Passes over the training split."})
     per_device_train_batch_size: int = field(default=16, metadata={"help": "Clips a step on each device."})
     per_device_eval_batch_size: int = field(default=32, metadata={"help": "Clips a step on each device."})
     lr_scheduler_type: str = field(default="cosine", metadata={"help": "Shape of the learning rate over the steps."})
     warmup_steps: float = field(default=0.1, metadata={"help": "Steps, or below 1 a share of all steps."})
-    eval_strategy: str = field(default="epoch", metadata={"help": "When to evaluate: no, steps or epoch."})
-    save_strategy: str = field(default="epoch", metadata={"help": "When to save a checkpoint: no, steps or epoch."})
+    eval_strategy: str = field(default="steps", metadata={"help": "When to evaluate: no, steps or epoch."})
+    save_strategy: str = field(default="steps", metadata={"help": "When to save a checkpoint: no, steps or epoch."})
+    eval_steps: float | None = field(default=500, metadata={"help": "Evaluate every N steps, and at the last one."})
+    save_steps: float = field(default=500, metadata={"help": "Save every N steps, and at the last one."})
     load_best_model_at_end: bool = field(default=True, metadata={"help": "Keep the checkpoint with the best WER."})
     metric_for_best_model: str | None = field(default="wer", metadata={"help": "What the best checkpoint is by."})
     greater_is_better: bool | None = field(default=False, metadata={"help": "False for error rates."})
@@ -96,11 +98,11 @@ def build_model(args: ModelArguments, tokenizer: Any) -> tuple[torch.nn.Module, 
     """The model with a head for this tokenizer, and the feature extractor that goes with it."""
     sizes = {"vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id}
     if args.model == "lstm":
-        extractor = SpectralFeatureExtractor(FEATURES[args.features])
+        extractor = SpectralFeatureExtractor(FEATURES[args.features], normalize=args.features != "whisper")
         config = LstmCTCConfig(
             feature_size=extractor.feature_size,
             hop_length=extractor.hop_length,
-            conv_strides=args.conv_strides or ([2, 2] if args.features == "log_mel" else [1, 1]),
+            conv_strides=args.conv_strides or ([1, 1] if args.features == "mfcc" else [2, 2]),
             hidden_size=args.hidden_size,
             num_hidden_layers=args.num_hidden_layers,
             dropout=args.dropout,

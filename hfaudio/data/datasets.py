@@ -431,8 +431,8 @@ def _absolute(path: str | None, folder: Path | None) -> str | None:
     return path if path is None or folder is None else str(folder / path)
 
 
-def _as_name(value: Any) -> str | None:
-    return None if value is None else str(value)
+def _as_name(value: Any) -> str:
+    return "unknown" if value is None else str(value)  # where only some rows name a speaker
 
 
 def _first(rows: Dataset | IterableDataset, count: int | None) -> Dataset | IterableDataset:

@@ -64,8 +64,18 @@ def greedy_search(log_probs: np.ndarray, blank_id: int, length: int | None = Non
         raise ValueError(
             f"frame {frame} has log-probability {best[frame]}, above 0 or NaN; apply log_softmax to logits"
         )
+    return greedy_path(ids, np.exp(best), blank_id)
+
+
+def greedy_path(ids: np.ndarray, probabilities: np.ndarray, blank_id: int) -> GreedyPath:
+    """The same from the best label and its probability in each frame, both (T,), where (T, V) would be too large."""
+    if np.isnan(probabilities).any():
+        raise ValueError(
+            f"the probability of frame {int(np.isnan(probabilities).argmax())} is not a number: the model's training "
+            "diverged, or its numbers are too large for half precision; open it with dtype='float32'"
+        )
     tokens, starts, ends = collapse(ids, blank_id)
-    total = np.concatenate([[0.0], np.cumsum(np.exp(best))])
+    total = np.concatenate([[0.0], np.cumsum(probabilities, dtype=np.float64)])
     confidences = np.clip((total[ends] - total[starts]) / (ends - starts), 0, 1)
     return GreedyPath(tokens, starts, ends, confidences)
 

@@ -15,13 +15,12 @@ from transformers import pipeline
 
 from hfaudio.data.datasets import DataArguments, RowCheck, SkipCounts, SkipRow, load_split, no_usable_rows
 from hfaudio.inference.transcribe import choose_device, load_config
-from hfaudio.metrics.error_rate import ErrorRate, ErrorTally
-from hfaudio.metrics.results import command_line, error_table, write_results
+from hfaudio.metrics.error_rate import ErrorTally
+from hfaudio.metrics.results import command_line, error_table, split_rates, write_results
 from hfaudio.text.normalize import normalize
 
 # Last part of a metric's name, by the pipeline's type; every other type generates.
 VARIANTS = {"ctc": "greedy", "ctc_with_lm": "lm"}
-UNKNOWN_SPEAKER = "unknown"  # where only some rows name one
 BATCHES_SORTED_TOGETHER = 8  # clips of similar length share a batch; at most so many batches of audio are in memory
 WORST = 50
 
@@ -100,13 +99,7 @@ def evaluate(
         errors.write_text(error_table(tally.worst(WORST)), encoding="utf-8")
     return write_results(
         output,
-        rates(
-            tally,
-            split,
-            VARIANTS.get(recognizer.type, "generate"),
-            by_speaker="speaker" in rows.column_names,
-            seed=seed,
-        ),
+        split_rates(tally, split, VARIANTS.get(recognizer.type, "generate"), seed=seed),
         seed=seed,
         seconds=time.time() - start,
         command=command_line(),
@@ -135,7 +128,7 @@ def usable_clips(
             skipped.add(skip.reason)
             continue
         skipped.add(None)
-        yield Clip(samples, text, (row["speaker"] or UNKNOWN_SPEAKER) if "speaker" in row else None)
+        yield Clip(samples, text, row.get("speaker"))
 
 
 def blocks(items: Iterable[T], size: int) -> Iterator[list[T]]:
@@ -153,15 +146,6 @@ def recognize(recognizer: Any, clips: list[np.ndarray], batch_size: int) -> list
     outputs = recognizer(inputs, batch_size=batch_size)
     texts = {index: output["text"] for index, output in zip(order, outputs, strict=True)}
     return [texts[index] for index in range(len(clips))]
-
-
-def rates(tally: ErrorTally, split: str, variant: str, *, by_speaker: bool, seed: int) -> dict[str, ErrorRate]:
-    """WER, CER and MER of the split and, where speakers are known, the WER of each; named as by the recipes."""
-    named = {f"{split}/{measure}/{variant}": tally.rate(measure, seed=seed) for measure in ("wer", "cer", "mer")}
-    if by_speaker:
-        speakers = tally.by_group("wer", seed=seed)
-        named |= {f"{split}/wer/{variant}/{speaker}": rate for speaker, rate in speakers.items()}
-    return named
 
 
 def device_name(device: str) -> str:

@@ -39,7 +39,7 @@ from transformers import (
 
 import hfaudio.auto  # noqa: F401, folders of our own models open below
 from hfaudio.audio.io import Source, audio_info, load_audio, stream_audio
-from hfaudio.decoding.greedy import GreedyPath, Word, collapse, words_with_times
+from hfaudio.decoding.greedy import GreedyPath, Word, greedy_path, words_with_times
 from hfaudio.models.frames import logit_lengths
 from hfaudio.processing.tokenizer import ctc_labels
 
@@ -205,7 +205,7 @@ class CTCRecognizer:
         for piece, seconds in self.log_prob_pieces(source):  # noqa: B007, the last end is the length
             ids.append(piece.argmax(1))
             log_probs.append(piece.max(1))
-        path = best_path(np.concatenate(ids), np.exp(np.concatenate(log_probs)), self.model.config.pad_token_id)
+        path = greedy_path(np.concatenate(ids), np.exp(np.concatenate(log_probs)), self.model.config.pad_token_id)
         words = path_words(path, self.labels, frame_seconds=self.samples_per_frame / self.rate, seconds=seconds)
         return Transcript(" ".join(word.text for word in words), words, seconds)
 
@@ -320,19 +320,6 @@ def in_batches(chunks: Iterable[Chunk], batch_size: int) -> Iterator[list[Chunk]
             batch = []
         batch.append(chunk)
     yield batch
-
-
-def best_path(ids: np.ndarray, probabilities: np.ndarray, blank_id: int) -> GreedyPath:
-    """Tokens of the best label and its probability in each frame, both (T,): `greedy_search` without the (T, V)."""
-    if np.isnan(probabilities).any():
-        frame = int(np.isnan(probabilities).argmax())
-        raise ValueError(
-            f"the model's output is not a number in frame {frame}; its training diverged, or its numbers are too "
-            "large for half precision: open it with dtype='float32'"
-        )
-    tokens, starts, ends = collapse(ids, blank_id)
-    means = [probabilities[start:end].mean() for start, end in zip(starts, ends, strict=True)]
-    return GreedyPath(tokens, starts, ends, np.clip(np.array(means), 0, 1))
 
 
 def path_words(path: GreedyPath, labels: Sequence[str], *, frame_seconds: float, seconds: float) -> tuple[Word, ...]:

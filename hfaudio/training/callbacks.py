@@ -1,4 +1,4 @@
-"""Watching a CTC training: non-finite losses and blank collapse."""
+"""Watching a CTC training: its last step, non-finite losses and blank collapse."""
 
 import logging
 import math
@@ -7,6 +7,22 @@ from typing import Any
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 logger = logging.getLogger(__name__)
+
+
+class LastStepCallback(TrainerCallback):
+    """Evaluates and saves at the last step too, whatever `eval_steps` is.
+
+    transformers only saves there, and `load_best_model_at_end` then chooses among the checkpoints before: not the
+    one whose learning rate has come down to 0.
+    """
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> TrainerControl:
+        if state.global_step >= state.max_steps and args.eval_strategy != "no":
+            control.should_evaluate = True
+            control.should_save = args.save_strategy != "no"
+        return control
 
 
 class TrainingDivergedError(RuntimeError):

@@ -9,6 +9,7 @@ from transformers import PreTrainedModel, ProcessorMixin, Trainer
 
 from hfaudio.data.examples import LengthGroupedSampler, SpeechExamples
 from hfaudio.models.frames import logit_lengths
+from hfaudio.training.callbacks import LastStepCallback
 from hfaudio.training.scoring import CTCScorer
 
 
@@ -30,6 +31,7 @@ class CTCTrainer(Trainer):
         # wav2vec2-base and its like (group norm) were trained without a mask and change their mind when given one.
         self.passes_mask = processor.feature_extractor.return_attention_mask
         super().__init__(model=model, processing_class=processor, compute_metrics=scorer, **kwargs)  # type: ignore[arg-type]
+        self.add_callback(LastStepCallback())
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler | None:
         dataset = self.train_dataset if train_dataset is None else train_dataset

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from hfaudio.decoding import Word, collapse, greedy_search, words_with_times
+from hfaudio.decoding import Word, collapse, greedy_path, greedy_search, words_with_times
 
 BLANK = 0
 LETTERS = "_abcdefghijklmnopqrstuvwxyz|"
@@ -131,3 +131,14 @@ def test_words_of_a_path() -> None:
     assert all(word.confidence == pytest.approx(0.998, abs=1e-4) for word in words)
     assert words_with_times([], [], [], [], frame_seconds=0.5) == []
     assert Word("a", 0.0, 1.0, 1.0) == Word("a", 0.0, 1.0, 1.0)
+
+
+def test_path_from_ids_and_probabilities_equals_greedy_search() -> None:
+    logits = torch.randn(200, 5, generator=torch.Generator().manual_seed(0)) * 3
+    log_probs = logits.log_softmax(-1).numpy()
+    expected = greedy_search(log_probs, blank_id=0)
+    found = greedy_path(log_probs.argmax(1), np.exp(log_probs.max(1)), blank_id=0)
+    for name in ("tokens", "starts", "ends", "confidences"):
+        np.testing.assert_allclose(getattr(found, name), getattr(expected, name), rtol=1e-6)
+    with pytest.raises(ValueError, match="frame 2 is not a number"):
+        greedy_path(np.zeros(4, dtype=int), np.array([0.5, 0.5, np.nan, 0.5]), blank_id=0)

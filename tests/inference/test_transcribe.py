@@ -10,7 +10,7 @@ from transformers import AutoFeatureExtractor, AutoModelForCTC, pipeline
 from hfaudio.audio.io import AudioError
 from hfaudio.decoding.greedy import GreedyPath, greedy_search
 from hfaudio.inference import Transcriber, transcribe
-from hfaudio.inference.transcribe import Chunk, best_path, chunked, in_batches, path_words
+from hfaudio.inference.transcribe import Chunk, chunked, in_batches, path_words
 
 RATE = 16_000
 
@@ -189,17 +189,6 @@ def test_batches_hold_chunks_of_one_length() -> None:
     chunks = [Chunk(np.zeros(n), 0, is_last=False) for n in (10, 10, 10, 10, 10, 7)]
     assert [[len(chunk.samples) for chunk in batch] for batch in in_batches(chunks, 3)] == [[10] * 3, [10] * 2, [7]]
     assert [len(batch) for batch in in_batches(chunks[:4], 2)] == [2, 2]
-
-
-def test_best_path_equals_greedy_search() -> None:
-    logits = torch.randn(200, 5, generator=torch.Generator().manual_seed(0)) * 3
-    log_probs = logits.log_softmax(-1).numpy()
-    expected = greedy_search(log_probs, blank_id=0)
-    found = best_path(log_probs.argmax(1), np.exp(log_probs.max(1)), blank_id=0)
-    for name in ("tokens", "starts", "ends", "confidences"):
-        np.testing.assert_allclose(getattr(found, name), getattr(expected, name), rtol=1e-6)
-    with pytest.raises(ValueError, match="not a number in frame 2"):
-        best_path(np.zeros(4, dtype=int), np.array([0.5, 0.5, np.nan, 0.5]), blank_id=0)
 
 
 def path(tokens: list[int]) -> GreedyPath:

@@ -191,7 +191,7 @@ def test_mfcc_and_bpe_are_options(songs: Path, tmp_path: Path, run_recipe: Calla
         (["--max_seconds", "0.2"], "too long 13; raise --max_seconds"),
         (["--text_column", "sentence"], "no column 'sentence', it has: audio, text"),
         (["--hiden_size", "3"], "--hiden_size"),
-        (["--model", "lstm", "--features", "spectrogram"], "log_mel, mfcc; got 'spectrogram'"),
+        (["--model", "lstm", "--features", "spectrogram"], "log_mel, mfcc, whisper; got 'spectrogram'"),
     ],
 )
 def test_mistakes_are_named(

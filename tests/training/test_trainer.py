@@ -69,6 +69,7 @@ def trainer_of(model, extractor, rows, folder: Path, **options) -> CTCTrainer:
     examples = SpeechExamples(rows, RowCheck(), ExampleEncoder(processor))
     defaults = {
         "max_steps": 1,
+        "save_strategy": "no",
         "learning_rate": 0.1,
         "optim": "sgd",
         "max_grad_norm": 0.0,
@@ -76,7 +77,6 @@ def trainer_of(model, extractor, rows, folder: Path, **options) -> CTCTrainer:
     }
     arguments = AudioTrainingArguments(
         output_dir=str(folder),
-        save_strategy="no",
         dataloader_num_workers=0,
         disable_tqdm=True,
         use_cpu=True,
@@ -154,6 +154,14 @@ def test_logs_tell_the_share_of_blanks(rows, tmp_path: Path) -> None:
     trainer = trainer_of(*make("lstm"), rows, tmp_path, max_steps=2, logging_steps=1)
     trainer.train()
     assert all(0 <= entry["blank_share"] <= 1 for entry in trainer.state.log_history if "loss" in entry)
+
+
+def test_the_last_step_is_evaluated_and_can_be_the_best(rows, tmp_path: Path) -> None:
+    options = {"eval_strategy": "steps", "eval_steps": 2, "save_strategy": "steps", "save_steps": 2, "max_steps": 5}
+    trainer = trainer_of(*make("lstm"), rows, tmp_path, **options)
+    trainer.train()
+    assert [entry["step"] for entry in trainer.state.log_history if "eval_wer" in entry] == [2, 4, 5]
+    assert (tmp_path / "checkpoint-5").is_dir()
 
 
 def test_fresh_head_draws_new_weights() -> None:
