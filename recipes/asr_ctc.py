@@ -37,7 +37,7 @@ from hfaudio.metrics.results import split_rates
 from hfaudio.models import LstmCTCConfig, LstmForCTC, WhisperForCTC
 from hfaudio.models.frames import FrameCount
 from hfaudio.processing import SpectralFeatureExtractor, build_bpe_tokenizer, build_char_tokenizer, ctc_labels
-from hfaudio.processing.tokenizer import LabelFrames
+from hfaudio.processing.tokenizer import LabelFrames, check_coverage
 from hfaudio.text.normalize import normalize
 from hfaudio.training.arguments import AudioTrainingArguments, parse_arguments
 from hfaudio.training.callbacks import CTCMonitor
@@ -81,15 +81,6 @@ class CTCTrainingArguments(AudioTrainingArguments):
     output_dir: str | None = field(default="output/asr_ctc", metadata={"help": "Where model and results go."})
     learning_rate: float | None = field(default=None, metadata={"help": "Default: 3e-3 for the LSTM, else 1e-4."})
     num_train_epochs: float = field(default=16, metadata={"help": "Passes over the training split."})
-    per_device_train_batch_size: int = field(default=16, metadata={"help": "Clips a step on each device."})
-    per_device_eval_batch_size: int = field(default=32, metadata={"help": "Clips a step on each device."})
-    lr_scheduler_type: str = field(default="cosine", metadata={"help": "Shape of the learning rate over the steps."})
-    warmup_steps: float = field(default=0.1, metadata={"help": "Steps, or below 1 a share of all steps."})
-    eval_strategy: str = field(default="steps", metadata={"help": "When to evaluate: no, steps or epoch."})
-    save_strategy: str = field(default="steps", metadata={"help": "When to save a checkpoint: no, steps or epoch."})
-    eval_steps: float | None = field(default=500, metadata={"help": "Evaluate every N steps, and at the last one."})
-    save_steps: float = field(default=500, metadata={"help": "Save every N steps, and at the last one."})
-    load_best_model_at_end: bool = field(default=True, metadata={"help": "Keep the checkpoint with the best WER."})
     metric_for_best_model: str | None = field(default="wer", metadata={"help": "What the best checkpoint is by."})
     greater_is_better: bool | None = field(default=False, metadata={"help": "False for error rates."})
 
@@ -133,13 +124,15 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     splits = load_splits(data_args)
 
     # Vocabulary from training transcripts only; what other splits have beyond it counts as an error.
+    rows = islice(splits["train"].select_columns("text"), VOCABULARY_ROWS)
+    texts = [normalize(row["text"] or "", data_args.normalizer) for row in rows]
     if model_args.keep_vocabulary:
         tokenizer = AutoTokenizer.from_pretrained(model_args.model)
+        check_coverage(tokenizer, texts)
+    elif model_args.bpe_vocab_size:
+        tokenizer = build_bpe_tokenizer(texts, model_args.bpe_vocab_size)
     else:
-        rows = islice(splits["train"].select_columns("text"), VOCABULARY_ROWS)
-        texts = [normalize(row["text"] or "", data_args.normalizer) for row in rows]
-        bpe = model_args.bpe_vocab_size
-        tokenizer = build_bpe_tokenizer(texts, bpe) if bpe else build_char_tokenizer(texts)
+        tokenizer = build_char_tokenizer(texts)
 
     # Model and processor
     model, extractor = build_model(model_args, tokenizer)

@@ -8,6 +8,7 @@ evaluation text as well and gives an id twice when the text holds "|".
 import json
 import tempfile
 import unicodedata
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -92,6 +93,23 @@ def check_vocabulary(tokenizer: PreTrainedTokenizerBase) -> None:
         raise ValueError(f"the vocabulary's {len(vocabulary)} tokens do not have the ids 0 to {len(vocabulary) - 1}")
     if tokenizer.pad_token_id is None:
         raise ValueError("the tokenizer has no padding token; CTC takes it for the blank, so set one")
+
+
+def check_coverage(tokenizer: PreTrainedTokenizerBase, texts: Iterable[str], limit: float = 0.2) -> None:
+    """Raise if the tokenizer does not know more than a share of the characters, as with another case or script.
+
+    Transcripts in lower case against the upper-case vocabulary of wav2vec2-base-960h become <unk> without a word.
+    """
+    known = set("".join(ctc_labels(tokenizer)))
+    counts = Counter("".join(texts))
+    unknown = Counter({character: n for character, n in counts.items() if character not in known})
+    share = unknown.total() / max(counts.total(), 1)
+    if share > limit:
+        examples = " ".join(character for character, _ in unknown.most_common(10))
+        raise ValueError(
+            f"{share:.0%} of the transcripts' characters are unknown to the kept vocabulary ({examples}); "
+            "write them as it does (--normalizer none?) or leave out --keep_vocabulary"
+        )
 
 
 def ctc_labels(tokenizer: PreTrainedTokenizerBase) -> list[str]:

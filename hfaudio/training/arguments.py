@@ -72,7 +72,16 @@ class AudioTrainingArguments(TrainingArguments):
         default_factory=lambda: {"dispatch_batches": False}, metadata={"help": "Settings of the Accelerator."}
     )
     dataloader_num_workers: int = field(default=2, metadata={"help": "Processes that decode and augment."})
+    per_device_train_batch_size: int = field(default=16, metadata={"help": "Clips a step on each device."})
+    per_device_eval_batch_size: int = field(default=32, metadata={"help": "Clips a step on each device."})
+    lr_scheduler_type: str = field(default="cosine", metadata={"help": "Shape of the learning rate over the steps."})
+    warmup_steps: float = field(default=0.1, metadata={"help": "Steps, or below 1 a share of all steps."})
+    eval_strategy: str = field(default="steps", metadata={"help": "When to evaluate: no, steps or epoch."})
+    save_strategy: str = field(default="steps", metadata={"help": "When to save a checkpoint: no, steps or epoch."})
+    eval_steps: float | None = field(default=500, metadata={"help": "Evaluate every N steps, and at the last one."})
+    save_steps: float = field(default=500, metadata={"help": "Save every N steps, and at the last one."})
     save_total_limit: int | None = field(default=2, metadata={"help": "Checkpoints that are kept."})
+    load_best_model_at_end: bool = field(default=True, metadata={"help": "End with the best checkpoint's weights."})
     logging_steps: float = field(default=20, metadata={"help": "Log every N steps."})
     resume_from_checkpoint: str | None = field(
         default=None, metadata={"help": "A checkpoint folder, or 'last' for the newest one in output_dir."}

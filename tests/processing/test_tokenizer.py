@@ -8,6 +8,7 @@ from hfaudio.processing.tokenizer import (
     LabelFrames,
     build_bpe_tokenizer,
     build_char_tokenizer,
+    check_coverage,
     check_vocabulary,
     ctc_labels,
     frames_needed,
@@ -83,6 +84,15 @@ def test_an_id_given_twice_is_refused(tmp_path: Path) -> None:
     (tmp_path / "vocab.json").write_text('{"<pad>": 0, "<unk>": 1, "|": 2, "a": 3, "b": 3}')
     with pytest.raises(ValueError, match="do not have the ids"):
         check_vocabulary(Wav2Vec2CTCTokenizer(str(tmp_path / "vocab.json"), bos_token=None, eos_token=None))
+
+
+def test_a_kept_vocabulary_of_another_case_is_refused() -> None:
+    tokenizer = build_char_tokenizer(["HELLO BOOK"])
+    check_coverage(tokenizer, ["BOOK HELLO x"])
+    with pytest.raises(ValueError, match=r"100% of the transcripts' characters .*--normalizer none"):
+        check_coverage(build_char_tokenizer(["AB"]), ["cdcd"])
+    with pytest.raises(ValueError, match=r"unknown to the kept vocabulary \(o"):
+        check_coverage(tokenizer, ["hello book"])
 
 
 def test_frames_needed_counts_a_blank_between_equal_labels() -> None:

@@ -70,6 +70,8 @@ def trainer_of(model, extractor, rows, folder: Path, **options) -> CTCTrainer:
     defaults = {
         "max_steps": 1,
         "save_strategy": "no",
+        "eval_strategy": "no",
+        "load_best_model_at_end": False,
         "learning_rate": 0.1,
         "optim": "sgd",
         "max_grad_norm": 0.0,
