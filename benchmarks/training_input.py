@@ -86,8 +86,7 @@ def peer_batch(processor: Wav2Vec2Processor, rows: Sequence[Mapping[str, Any]]) 
 
 def our_examples(task: Task, rows: Dataset, keep: bool = False) -> SpeechExamples:
     rows, _ = check_rows(rows, task.check, task.num_proc)
-    limit = float("inf") if keep else 0
-    return SpeechExamples(rows, task.check, ExampleEncoder(task.processor), keep_seconds=limit)
+    return SpeechExamples(rows, task.check, ExampleEncoder(task.processor), keep_seconds=float("inf") if keep else 0)
 
 
 SIDES: dict[str, Any] = {"peer": peer_features, "ours": our_examples, "ours_kept": partial(our_examples, keep=True)}
@@ -153,9 +152,10 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     audio_seconds = sum(rows["seconds"])
 
     with tempfile.TemporaryDirectory() as work:
-        settings = {"output_dir": f"{work}/output", "num_train_epochs": 1, "save_strategy": "no", "disable_tqdm": True}
-        settings |= {"per_device_train_batch_size": args.batch_size, "dataloader_num_workers": args.workers}
-        settings |= {"logging_strategy": "no", "report_to": "none", "seed": 0}
+        settings = {"output_dir": f"{work}/output", "num_train_epochs": 1, "report_to": "none", "disable_tqdm": True}
+        settings |= {"per_device_train_batch_size": args.batch_size, "dataloader_num_workers": args.workers, "seed": 0}
+        settings |= dict.fromkeys(("eval_strategy", "save_strategy", "logging_strategy"), "no")
+        settings |= {"load_best_model_at_end": False}
         rows.remove_columns("seconds").save_to_disk(stored := Path(work) / "rows")
         runs = [measure(task, stored, list(SIDES)[:: (-1) ** number], settings) for number in range(args.repetitions)]
 

@@ -1,7 +1,7 @@
 """`import hfaudio.auto` makes the models and feature extractors of hfaudio known to transformers.
 
 Afterwards `AutoConfig`, `AutoModelForCTC`, `AutoFeatureExtractor`, `AutoProcessor` and `pipeline()` open the folders
-that the recipes save. It costs the import of torch and transformers, so nothing else in hfaudio imports it at once.
+that the recipes save. It costs the import of torch and transformers.
 """
 
 from transformers import AutoConfig, AutoFeatureExtractor, AutoModelForCTC, AutoProcessor, Wav2Vec2Processor

@@ -235,6 +235,11 @@ class AugmentArguments:
         default=0.2, metadata={"help": "SpecAugment: widest frequency mask as share of the features."}
     )
 
+    @property
+    def speeds(self) -> list[float]:
+        """Every speed that a clip may be played at."""
+        return [1.0, *self.speed_factors] if self.speed_probability else [1.0]
+
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
             if name.endswith("_probability") and not 0 <= value <= 1:

@@ -388,9 +388,11 @@ def _standard_table(rows: Dataset, folder: Path | None) -> Dataset:
         paths = [_absolute(path, folder) for path in rows["audio"]]
         rows = rows.remove_columns("audio").add_column("audio", paths)
     rows = rows.cast_column("audio", Audio(decode=False))
-    names = {name: [_as_name(value) for value in rows[name]] for name in ("speaker", "id") if name in rows.features}
-    rows = rows.remove_columns(list(names))
-    names.setdefault("id", [str(number) for number in range(len(rows))])
+    ids = rows["id"] if "id" in rows.features else [None] * len(rows)
+    names = {"id": [str(number if value is None else value) for number, value in enumerate(ids)]}
+    if "speaker" in rows.features:
+        names["speaker"] = [_speaker_name(value) for value in rows["speaker"]]
+    rows = rows.remove_columns([name for name in names if name in rows.features])
     for name, column in names.items():
         rows = rows.add_column(name, column)
     return rows
@@ -423,16 +425,18 @@ class _StreamedRow:
             with fsspec.open(path, "rb") as file:
                 content = file.read()
         row["audio"] = {"bytes": content, "path": path}
-        row.setdefault("id", hashlib.blake2b(content or str(path).encode(), digest_size=8).hexdigest())
-        return row | {name: _as_name(row[name]) for name in ("speaker", "id") if name in row}
+        if row.get("id") is None:
+            row["id"] = hashlib.blake2b(content or str(path).encode(), digest_size=8).hexdigest()
+        row["id"] = str(row["id"])
+        return row | ({"speaker": _speaker_name(row["speaker"])} if "speaker" in row else {})
 
 
 def _absolute(path: str | None, folder: Path | None) -> str | None:
-    return path if path is None or folder is None else str(folder / path)
+    return path if path is None or folder is None or "://" in path else str(folder / path)
 
 
-def _as_name(value: Any) -> str:
-    return "unknown" if value is None else str(value)  # where only some rows name a speaker
+def _speaker_name(value: Any) -> str:
+    return "unknown" if value is None else str(value)  # where only some rows name one
 
 
 def _first(rows: Dataset | IterableDataset, count: int | None) -> Dataset | IterableDataset:

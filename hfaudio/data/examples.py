@@ -1,6 +1,7 @@
 """Rows become examples in the data loader's workers: decode, augment, extract features; nothing is written to disk."""
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,7 +46,7 @@ class SpeechExamples(torch.utils.data.Dataset):
 
     Args:
         keep_seconds: a dataset of at most so much audio is decoded once and kept in memory (64 kB a second), which
-            forked workers share. Decoding Opus takes twice the time of augmenting it.
+            workers share. Decoding Opus takes twice the time of augmenting it.
     """
 
     def __init__(
@@ -56,9 +57,14 @@ class SpeechExamples(torch.utils.data.Dataset):
         self.encoder = encoder
         self.epoch = 0
         self.seconds: list[float] = list(rows["seconds"])
-        self.decoded: list[tuple[np.ndarray, str]] | None = None
+        self.kept: torch.Tensor | None = None  # all samples in a row; a tensor, as workers get it without a copy
         if sum(self.seconds) <= keep_seconds:
-            self.decoded = [row_check.decode(row) for row in tqdm(rows, desc="decoding audio")]
+            with ThreadPoolExecutor() as pool:  # libsndfile decodes outside Python's lock
+                decoded = pool.map(lambda row: self._decode(row)[0], rows)
+                clips = list(tqdm(decoded, total=len(rows), desc="decoding audio"))
+            self.ends = np.cumsum([len(clip) for clip in clips])
+            self.kept = torch.from_numpy(np.concatenate(clips)).share_memory_()
+            self.texts: list[str] = list(rows["text"])
             self.ids: list[str] = list(rows["id"])
 
     def set_epoch(self, epoch: int) -> None:
@@ -69,12 +75,22 @@ class SpeechExamples(torch.utils.data.Dataset):
         return len(self.rows)
 
     def __getitem__(self, index: int) -> Example:
-        if self.decoded is not None:
-            (samples, text), example_id = self.decoded[index], self.ids[index]
-        else:
+        if self.kept is None:
             row = self.rows[index]
-            (samples, text), example_id = self.row_check.decode(row), row["id"]
-        return self.encoder(samples, text, epoch=self.epoch, example_id=example_id)
+            samples, text = self._decode(row)
+            return self.encoder(samples, text, epoch=self.epoch, example_id=row["id"])
+        start = self.ends[index - 1] if index else 0
+        samples = self.kept[start : self.ends[index]].numpy()
+        return self.encoder(samples, self.texts[index], epoch=self.epoch, example_id=self.ids[index])
+
+    def _decode(self, row: dict[str, Any]) -> tuple[np.ndarray, str]:
+        try:
+            return self.row_check.decode(row)
+        except SkipRow as skip:
+            raise RuntimeError(
+                f"row {row['id']} was fine when it was checked and is now refused ({skip.reason}); has its file been "
+                "replaced? Start again with the environment variable HF_DATASETS_CACHE at an empty folder"
+            ) from skip
 
 
 class SpeechStream(torch.utils.data.IterableDataset):
@@ -135,11 +151,13 @@ class LengthGroupedSampler(torch.utils.data.Sampler[int]):
         self.group_size = group_size
         self.seed = seed
         self.groups_sorted_together = groups_sorted_together
-        self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
-        """Another order in another epoch; accelerate tells samplers, and they tell the dataset."""
-        self.epoch = epoch
+        """Another order in another epoch.
+
+        The dataset holds the epoch: accelerate tells the sampler where it can reach it and else the dataset, such as
+        in a resumed epoch on several ranks.
+        """
         self.dataset.set_epoch(epoch)
 
     def __len__(self) -> int:
@@ -147,7 +165,7 @@ class LengthGroupedSampler(torch.utils.data.Sampler[int]):
 
     def __iter__(self) -> Iterator[int]:
         seconds = np.asarray(self.dataset.seconds)
-        rng = np.random.default_rng([self.seed, self.epoch])
+        rng = np.random.default_rng([self.seed, self.dataset.epoch])
         order = rng.permutation(len(seconds))
         # At least four mega-batches, so that a small dataset is not simply sorted.
         span = self.group_size * max(1, min(self.groups_sorted_together, len(order) // (4 * self.group_size)))

@@ -40,11 +40,9 @@ from transformers import (
 import hfaudio.auto  # noqa: F401, folders of our own models open below
 from hfaudio.audio.io import Source, audio_info, load_audio, stream_audio
 from hfaudio.decoding.greedy import GreedyPath, Word, greedy_path, words_with_times
-from hfaudio.models.frames import logit_lengths
+from hfaudio.models.frames import FrameCount, logit_lengths
 from hfaudio.processing.tokenizer import ctc_labels
 
-# A multiple of all usual numbers of samples per logit frame: 160, 256, 320, 400, 480, 512, 640, 960, 1024, 1280, 2560.
-MEASURED_SAMPLES = 76_800
 SHORTEST_SECONDS = 0.1  # zeros are appended to shorter clips; the convolutions of wav2vec2 need 0.025 s for a frame
 BAR_DELAY = 2.0  # seconds of work before a progress bar appears
 
@@ -238,21 +236,13 @@ class CTCRecognizer:
         return logits.float().log_softmax(-1).cpu().numpy()
 
     def _measured_samples_per_frame(self) -> int:
-        """How many more samples give one more frame.
-
-        `config.inputs_to_logits_ratio` counts mel frames in some models (Lasr), is not there in others (Parakeet),
-        and forgets the adapter of wav2vec2; so two lengths of silence are tried. Their difference leaves out what a
-        model loses at the ends.
-        """
-        short = self.rate // 2
-        frames = [self._forward([np.zeros(n, dtype=np.float32)]).shape[1] for n in (short, short + MEASURED_SAMPLES)]
-        samples, remainder = divmod(MEASURED_SAMPLES, frames[1] - frames[0])
-        if remainder:
+        samples = FrameCount.of(self.model, self.extractor).samples_per_frame
+        if not samples.is_integer():
             raise ValueError(
-                f"the model gives {frames[1] - frames[0]} frames for {MEASURED_SAMPLES} samples, not a whole number "
-                "of samples each; its chunks cannot be joined, use pipeline() on short clips"
+                f"the model gives a frame for {samples:g} samples, not for a whole number of them; its chunks cannot "
+                "be joined, use pipeline() on short clips"
             )
-        return samples
+        return int(samples)
 
     def _bar(self, source: Source) -> tqdm:
         if not self.progress:

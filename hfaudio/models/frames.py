@@ -8,6 +8,9 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+# A multiple of all usual numbers of samples per logit frame: 160, 256, 320, 400, 480, 512, 640, 960, 1024, 1280, 2560.
+MEASURED_SAMPLES = 76_800
+
 
 def logit_lengths(model: Any, input_lengths: Tensor, input_size: int, num_frames: int) -> Tensor:
     """Valid logit frames (B,) of inputs with these valid lengths (B,), padded to `input_size`.
@@ -21,24 +24,35 @@ def logit_lengths(model: Any, input_lengths: Tensor, input_size: int, num_frames
 
 @dataclass(frozen=True)
 class FrameCount:
-    """Logit frames that a model gives for a number of samples, rounded down; `RowCheck` asks it of every row."""
+    """Logit frames that a model gives for a number of samples, right within one; `RowCheck` asks it of every row."""
 
     samples_per_frame: float
+    offset: float = 0.0
 
     def __call__(self, num_samples: int) -> int:
-        return int(num_samples / self.samples_per_frame)
+        return max(0, int(num_samples / self.samples_per_frame + self.offset))
+
+    def at_speed(self, factor: float) -> "FrameCount":
+        """The frames of clips that augmentation plays `factor` times as fast."""
+        return FrameCount(factor * self.samples_per_frame, self.offset)
 
     @classmethod
     @torch.no_grad()
-    def of(cls, model: PreTrainedModel, feature_extractor: Any, fastest: float = 1.0) -> "FrameCount":
-        """Measured on ten seconds of silence, so right for any architecture without knowing its convolutions.
+    def of(cls, model: PreTrainedModel, feature_extractor: Any) -> "FrameCount":
+        """Measured on two lengths of silence.
 
-        `fastest` is the highest speed at which augmentation plays a clip: it leaves fewer frames.
+        `config.inputs_to_logits_ratio` counts mel frames in some models (Lasr), is not there in others (Parakeet),
+        and forgets the adapter of wav2vec2. The difference of two lengths leaves out what is lost at the ends.
         """
         rate = feature_extractor.sampling_rate
-        silence = np.zeros(10 * rate, dtype=np.float32)
-        inputs = feature_extractor(silence, sampling_rate=rate, return_tensors="pt")
         was_training = model.training
-        logits = model.eval()(inputs[model.main_input_name]).logits
+        model.eval()
+        lengths = (rate // 2, rate // 2 + MEASURED_SAMPLES)
+        frames = []
+        for length in lengths:
+            silence = np.zeros(length, dtype=np.float32)
+            inputs = feature_extractor(silence, sampling_rate=rate, return_tensors="pt")[model.main_input_name]
+            frames.append(model(inputs.to(model.device, model.dtype)).logits.shape[1])
         model.train(was_training)
-        return cls(fastest * len(silence) / logits.shape[1])
+        samples_per_frame = MEASURED_SAMPLES / (frames[1] - frames[0])
+        return cls(samples_per_frame, frames[1] - lengths[1] / samples_per_frame)

@@ -14,8 +14,8 @@ from hfaudio.audio.features import LOG_MEL, FeatureSettings, extract_features, n
 class SpectralFeatureExtractor(SequenceFeatureExtractor):
     """Feature frames (B, T, feature_size) and their mask of mono waveforms.
 
-    Unlike `WhisperFeatureExtractor` clips keep their length, and unlike `ParakeetFeatureExtractor` no librosa is
-    needed to open it. Each clip is computed alone and then padded, so that a batch never changes an example.
+    Unlike with `WhisperFeatureExtractor` clips keep their length. Each clip is computed alone and then padded, so
+    that a batch never changes an example.
 
     Args:
         settings: a preset of `hfaudio.audio.features`, or its fields as keywords (as a saved file has them).

@@ -1,6 +1,8 @@
 """Options of a recipe: dataclasses, then a YAML file, then flags; each declared once, typos refused."""
 
+import json
 import os
+import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
@@ -9,7 +11,6 @@ from typing import Any
 
 import yaml
 from transformers import HfArgumentParser, TrainingArguments
-from transformers.trainer_utils import get_last_checkpoint
 
 
 def parse_arguments(*types: type, argv: Sequence[str] | None = None) -> tuple[Any, ...]:
@@ -27,12 +28,18 @@ def parse_arguments(*types: type, argv: Sequence[str] | None = None) -> tuple[An
         known = {f.name for t in types for f in fields(t) if f.init}
         if unknown := sorted(set(settings) - known):
             raise ValueError(f"unknown keys in the config file: {unknown}; `--help` lists the options")
-        # argparse converts strings but takes other defaults as they are, so 1e-4, which YAML reads as text, works.
-        parser.set_defaults(**settings)
-        for action in parser._actions:
-            if action.dest in settings:
-                action.required = False
+        # As flags in front of the others, so that argparse converts and checks them alike.
+        arguments = [word for key, value in settings.items() for word in as_flag(key, value)] + arguments
     return parser.parse_args_into_dataclasses(args=arguments)
+
+
+def as_flag(key: str, value: Any) -> list[str]:
+    """The words of a command line that set an option to a YAML value; none for null, which leaves the default."""
+    if value is None:
+        return []
+    if isinstance(value, list):
+        return [f"--{key}", *map(str, value)]
+    return [f"--{key}", json.dumps(value) if isinstance(value, dict) else str(value)]
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -47,16 +54,23 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 def expand(value: str, path: Path) -> str:
     expanded = os.path.expandvars(value)
-    if "$" in expanded:
-        raise ValueError(
-            f"{path} has {value!r} and the environment variable in it is not set; set it, or use the flag"
-        )
+    if re.search(r"\$\{?[A-Za-z_]", expanded):
+        raise ValueError(f"{path} has {value!r} and that environment variable is not set; set it, or use the flag")
     return expanded
+
+
+def last_checkpoint(folder: Path) -> Path | None:
+    """The newest checkpoint that was written to its end, which a run killed while saving may not have done."""
+    whole = [file.parent for file in folder.glob("checkpoint-*/trainer_state.json")]
+    return max(whole, key=lambda checkpoint: int(checkpoint.name.split("-")[1]), default=None)
 
 
 @dataclass
 class AudioTrainingArguments(TrainingArguments):
-    """`TrainingArguments` with defaults that are right for audio; every flag of transformers works."""
+    """`TrainingArguments` of transformers with defaults that are right for audio.
+
+    `train_sampling_strategy` has no effect: training always groups lengths, evaluation keeps the dataset's order.
+    """
 
     # The collators choose their columns; with True the Trainer drops `seconds` before its sampler needs it.
     remove_unused_columns: bool = field(default=False, metadata={"help": "Keep False."})
@@ -93,14 +107,20 @@ class AudioTrainingArguments(TrainingArguments):
         try:
             folder.mkdir(parents=True, exist_ok=True)
             (folder / ".writable").touch()
-            (folder / ".writable").unlink()
+            (folder / ".writable").unlink(missing_ok=True)  # another rank may have been faster
         except OSError as error:
             raise ValueError(
                 f"cannot write to --output_dir {self.output_dir}: {error}; choose another folder"
             ) from error
         if self.resume_from_checkpoint == "last":
-            self.resume_from_checkpoint = get_last_checkpoint(self.output_dir)
-            if self.resume_from_checkpoint is None:
-                raise ValueError(
-                    f"--resume_from_checkpoint last: no checkpoint in {self.output_dir} yet; leave it out"
-                )
+            checkpoint = last_checkpoint(folder)
+            if checkpoint is None:
+                raise ValueError(f"--resume_from_checkpoint last: no checkpoint in {folder} yet; leave it out")
+            self.resume_from_checkpoint = str(checkpoint)
+        if self.dataloader_persistent_workers:
+            raise ValueError("--dataloader_persistent_workers would repeat the first augmentation; leave it out")
+        if self.push_to_hub:
+            raise ValueError(
+                "--push_to_hub would push checkpoints without the code and results that belong to them; "
+                f"push the finished folder: hf upload user/name {folder}"
+            )

@@ -19,7 +19,7 @@ class LastStepCallback(TrainerCallback):
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> TrainerControl:
-        if state.global_step >= state.max_steps and args.eval_strategy != "no":
+        if state.global_step >= state.max_steps and args.eval_strategy == "steps":
             control.should_evaluate = True
             control.should_save = args.save_strategy != "no"
         return control

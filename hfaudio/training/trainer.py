@@ -103,11 +103,3 @@ class CTCTrainer(Trainer):
         mask, num_frames = inputs["attention_mask"], logits.shape[1]
         lengths = logit_lengths(self.accelerator.unwrap_model(self.model), mask.sum(-1), mask.shape[-1], num_frames)
         return torch.arange(num_frames, device=logits.device) < lengths[:, None]
-
-
-def fresh_head(model: torch.nn.Module) -> None:
-    """Draw the CTC head anew: of another vocabulary of the same size its weights would mean nothing."""
-    heads: list[Any] = [module for name, module in model.named_children() if name in ("lm_head", "ctc_head")]
-    if not heads:
-        raise ValueError(f"{type(model).__name__} has no lm_head or ctc_head; is it a CTC model?")
-    heads[0].reset_parameters()

@@ -35,13 +35,31 @@ def test_typos_are_refused_in_yaml_and_in_flags(tmp_path: Path) -> None:
         parse("--widht", "3")
 
 
+def test_yaml_values_are_checked_like_flags(tmp_path: Path) -> None:
+    config = tmp_path / "config.yaml"
+    for line in ("width: 1.5", "width: [1, 2]", "rate: fast"):
+        config.write_text(line)
+        with pytest.raises((SystemExit, ValueError)):
+            parse(str(config))
+    config.write_text("width: null\npair: 7\n")
+    assert parse(str(config)) == Options(pair=[7.0])
+
+
+@pytest.mark.parametrize(
+    ("option", "message"), [("dataloader_persistent_workers", "repeat"), ("push_to_hub", "hf upload")]
+)
+def test_what_would_go_wrong_in_silence_is_refused(option: str, message: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=message):
+        AudioTrainingArguments(output_dir=str(tmp_path), **{option: True})
+
+
 def test_environment_variables_in_yaml(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = tmp_path / "config.yaml"
     config.write_text("place: $SOMEWHERE/data\n")
     monkeypatch.setenv("SOMEWHERE", "there")
     assert parse(str(config)).place == "there/data"
     monkeypatch.delenv("SOMEWHERE")
-    with pytest.raises(ValueError, match="environment variable in it is not set"):
+    with pytest.raises(ValueError, match="environment variable is not set"):
         parse(str(config))
 
 
@@ -64,5 +82,7 @@ def test_resume_from_the_last_checkpoint(tmp_path: Path) -> None:
         AudioTrainingArguments(output_dir=str(tmp_path), resume_from_checkpoint="last")
     for step in (9, 10):
         (tmp_path / f"checkpoint-{step}").mkdir()
+        (tmp_path / f"checkpoint-{step}" / "trainer_state.json").write_text("{}")
+    (tmp_path / "checkpoint-11").mkdir()  # killed while saving
     arguments = AudioTrainingArguments(output_dir=str(tmp_path), resume_from_checkpoint="last")
     assert arguments.resume_from_checkpoint == str(tmp_path / "checkpoint-10")
