@@ -26,8 +26,8 @@ from hfaudio.data.datasets import DataArguments, load_splits
 from hfaudio.models import LstmForCTC, WhisperForCTC
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "asr_ctc.py"
-SMALL = ["--hidden_size", "32", "--num_hidden_layers", "1", "--use_cpu", "--dataloader_num_workers", "0"]
-SMALL += ["--disable_tqdm", "True"]
+HERE = ["--use_cpu", "--dataloader_num_workers", "0", "--disable_tqdm", "True"]
+SMALL = ["--hidden_size", "32", "--num_hidden_layers", "1", *HERE]
 # Steps that can be compared between runs: what is random in them depends on the seed and the example alone.
 EXACT = ["--dropout", "0", "--optim", "sgd", "--lr_scheduler_type", "constant", "--learning_rate", "0.1"]
 NO_CHECKPOINTS = ["--eval_strategy", "no", "--save_strategy", "no", "--load_best_model_at_end", "False"]
@@ -145,7 +145,7 @@ def test_a_whisper_folder_gets_a_ctc_head(songs: Path, tmp_path: Path, run_recip
             songs,
             "--output_dir",
             tmp_path / "tuned",
-            *SMALL,
+            *HERE,
             *NO_CHECKPOINTS,
         ),
         *("--max_steps", "2", "--per_device_train_batch_size", "4", "--bf16", "--gradient_checkpointing"),
@@ -166,7 +166,7 @@ def test_a_stock_model_gets_a_new_head_and_opens_as_itself(songs: Path, tmp_path
             songs,
             "--output_dir",
             tmp_path / "tuned",
-            *SMALL,
+            *HERE,
             *NO_CHECKPOINTS,
         ),
         *("--max_steps", "2", "--per_device_train_batch_size", "4", "--freeze_feature_encoder"),
