@@ -103,6 +103,11 @@ def reverberate(x: np.ndarray, impulse_response: np.ndarray) -> np.ndarray:
     return np.fft.irfft(spectrum, size)[: len(x)].astype(np.float32)
 
 
+def add_silence(x: np.ndarray, before: int, after: int) -> np.ndarray:
+    """`x` with so many zeros before and after it."""
+    return np.pad(x, (before, after))
+
+
 def change_speed(x: np.ndarray, factor: float) -> np.ndarray:
     """`x` played `factor` times as fast: (N,) -> (ceil(N / factor),); tempo and pitch change (Ko et al. 2015).
 
@@ -188,8 +193,14 @@ def spec_augment(
 
 @dataclass
 class AugmentArguments:
-    """How training speech is changed, in this order: speed, room, noise, band, telephone, codec, gain; then masks."""
+    """How training speech is changed, in order: silence, speed, room, noise, band, line, codec, gain; then masks."""
 
+    silence_probability: float = field(
+        default=0.2, metadata={"help": "Share of clips that get silence before and after them."}
+    )
+    silence_seconds: list[float] = field(
+        default_factory=lambda: [0.0, 0.5], metadata={"help": "Range of the silence at each end in seconds."}
+    )
     speed_probability: float = field(default=0.5, metadata={"help": "Share of clips played faster or slower."})
     speed_factors: list[float] = field(
         default_factory=lambda: [0.9, 1.1], metadata={"help": "Speeds to choose from; 1.1 is 10 % faster and higher."}
@@ -244,12 +255,21 @@ class AugmentArguments:
         for name, value in vars(self).items():
             if name.endswith("_probability") and not 0 <= value <= 1:
                 raise ValueError(f"{name} must be between 0 and 1, got {value}")
-        for name in ("room_seconds", "noise_snr_db", "band_limit_low_hz", "band_limit_high_hz", "gain_db"):
+        for name in (
+            "silence_seconds",
+            "room_seconds",
+            "noise_snr_db",
+            "band_limit_low_hz",
+            "band_limit_high_hz",
+            "gain_db",
+        ):
             values = getattr(self, name)
             if len(values) != 2 or values[0] > values[1]:
                 raise ValueError(f"{name} must be two numbers, the lower one first, got {values}")
         if not self.speed_factors or not all(0.5 <= factor <= 2 for factor in self.speed_factors):
             raise ValueError(f"speed_factors must be between 0.5 and 2, at least one, got {self.speed_factors}")
+        if self.silence_seconds[0] < 0:
+            raise ValueError(f"silence_seconds must not be negative, got {self.silence_seconds}")
         if self.room_seconds[0] <= 0:
             raise ValueError(f"room_seconds must be positive, got {self.room_seconds}")
         if self.band_limit_low_hz[0] < 0 or self.band_limit_low_hz[1] >= self.band_limit_high_hz[0]:
@@ -281,6 +301,9 @@ class Augment:
     def waveform(self, x: np.ndarray, epoch: int, example_id: str | int) -> np.ndarray:
         """A changed copy of samples (N,), or `x` itself where chance left it alone; longer or shorter if sped up."""
         a, rng = self.arguments, self._rng(epoch, example_id, "waveform")
+        if rng.random() < a.silence_probability:
+            before, after = (round(_uniform(rng, a.silence_seconds) * self.sample_rate) for _ in range(2))
+            x = add_silence(x, before, after)
         if rng.random() < a.speed_probability:
             x = change_speed(x, _choice(rng, a.speed_factors))
         if rng.random() < a.room_probability:

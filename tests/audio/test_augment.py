@@ -30,6 +30,7 @@ from hfaudio.audio.resample import resample
 
 RATE = 16_000
 ALWAYS = AugmentArguments(
+    silence_probability=1,
     speed_probability=1,
     room_probability=1,
     noise_probability=1,
@@ -39,6 +40,7 @@ ALWAYS = AugmentArguments(
     gain_probability=1,
 )
 NEVER = AugmentArguments(
+    silence_probability=0,
     speed_probability=0,
     room_probability=0,
     noise_probability=0,
@@ -261,6 +263,15 @@ def test_masks_hold_the_mean_of_the_clip() -> None:
 def test_masks_that_could_cover_a_clip_are_refused() -> None:
     with pytest.raises(ValueError, match="a whole clip could vanish"):
         spec_augment(torch.zeros(10, 10), rng(), time_masks=10, time_share=0.1)
+
+
+def test_silence_is_added_at_both_ends_and_the_clip_stays_whole() -> None:
+    x = np.arange(1, 101, dtype=np.float32)
+    longer = Augment(replace(NEVER, silence_probability=1, silence_seconds=[0.1, 0.2]), RATE, 0).waveform(x, 0, 0)
+    first, last = np.flatnonzero(longer)[[0, -1]]
+    assert np.array_equal(longer[first : last + 1], x)
+    assert 0.1 <= first / RATE <= 0.2 and 0.1 <= (len(longer) - 1 - last) / RATE <= 0.2
+    assert longer.dtype == np.float32
 
 
 def test_probability_zero_changes_nothing() -> None:

@@ -31,7 +31,10 @@ SMALL = ["--hidden_size", "32", "--num_hidden_layers", "1", *HERE]
 # Steps that can be compared between runs: what is random in them depends on the seed and the example alone.
 EXACT = ["--dropout", "0", "--optim", "sgd", "--lr_scheduler_type", "constant", "--learning_rate", "0.1"]
 NO_CHECKPOINTS = ["--eval_strategy", "no", "--save_strategy", "no", "--load_best_model_at_end", "False"]
-CLEAN = [f"--{name}_probability=0" for name in ("speed", "room", "noise", "band_limit", "telephone", "gain", "mask")]
+CLEAN = [
+    f"--{name}_probability=0"
+    for name in ("silence", "speed", "room", "noise", "band_limit", "telephone", "gain", "mask")
+]
 
 
 def environment(**variables: str) -> dict[str, str]:
