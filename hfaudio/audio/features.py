@@ -9,6 +9,7 @@ the frames of a clip do not depend on the zeros appended to it in a batch; "whis
 implementation does.
 """
 
+import math
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -19,13 +20,16 @@ from torchaudio.functional import create_dct, melscale_fbanks
 
 # The mel energy of the rounding noise of 16-bit samples is about 4e-10 (at n_fft 400); digital silence ends here.
 FLOOR = 1e-10
+LOG_MEL_RANGE = 6 * math.log(10)  # 60 dB
 
 
 @dataclass(frozen=True, kw_only=True)
 class FeatureSettings:
     """What is computed: lengths in samples, frequencies in Hz.
 
-    feature_type "log_mel": natural logarithm of mel energies, not below log(1e-10).
+    feature_type "log_mel": natural logarithm of mel energies, not below 60 dB under the loudest of the clip: what lies
+    lower (digital silence, what a resampler leaves above the band of 8 kHz recordings) must not vary more than speech
+    once each band is normalised.
     "mfcc": orthonormal DCT-II of mel energies in dB, not below 80 dB under the loudest of the clip, as librosa.
     "whisper": log10 of mel energies, not below 8 under the loudest of the clip, then (x + 4) / 4, last frame dropped.
     """
@@ -127,7 +131,8 @@ def extract_features(waveform: Tensor, settings: FeatureSettings) -> Tensor:
     with torch.autocast(waveform.device.type, enabled=False):
         mel = _mel_energies(waveform.to(dtype), settings)
         if settings.feature_type == "log_mel":
-            features = mel.clamp(min=FLOOR).log()
+            logarithms = mel.clamp(min=FLOOR).log()
+            features = logarithms.maximum(logarithms.amax(dim=(-2, -1), keepdim=True) - LOG_MEL_RANGE)
         elif settings.feature_type == "mfcc":
             decibels = 10 * mel.clamp(min=FLOOR).log10()
             decibels = decibels.maximum(decibels.amax(dim=(-2, -1), keepdim=True) - 80)
