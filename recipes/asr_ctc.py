@@ -48,7 +48,7 @@ logger = logging.getLogger(__name__)
 class CTCTrainingArguments(AudioTrainingArguments):
     output_dir: str | None = field(default="output/asr_ctc", metadata={"help": "Where model and results go."})
     learning_rate: float | None = field(default=None, metadata={"help": "Default: 3e-3 for the LSTM, else 1e-4."})
-    num_train_epochs: float = field(default=16, metadata={"help": "Passes over the training split."})
+    num_train_epochs: float = field(default=14, metadata={"help": "Passes over the training split."})
     metric_for_best_model: str | None = field(default="wer", metadata={"help": "What the best checkpoint is by."})
     greater_is_better: bool | None = field(default=False, metadata={"help": "False for error rates."})
 

@@ -42,7 +42,7 @@ class ModelArguments:
     conv_strides: list[int] | None = field(
         default=None, metadata={"help": "Of the LSTM; default: 2 2 (25 frames a second), with mfcc 1 1 (31)."}
     )
-    dropout: float = field(default=0.1, metadata={"help": "Between the layers of the LSTM."})
+    dropout: float = field(default=0.0, metadata={"help": "Between the layers of the LSTM."})
     bpe_vocab_size: int | None = field(default=None, metadata={"help": "BPE with so many entries, not characters."})
     keep_vocabulary: bool = field(default=False, metadata={"help": "Use the checkpoint's own tokenizer and head."})
     vocabulary_rows: int = field(
