@@ -9,7 +9,6 @@ the frames of a clip do not depend on the zeros appended to it in a batch; "whis
 implementation does.
 """
 
-import math
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -20,18 +19,18 @@ from torchaudio.functional import create_dct, melscale_fbanks
 
 # The mel energy of the rounding noise of 16-bit samples is about 4e-10 (at n_fft 400); digital silence ends here.
 FLOOR = 1e-10
-LOG_MEL_RANGE = 6 * math.log(10)  # 60 dB
 
 
 @dataclass(frozen=True, kw_only=True)
 class FeatureSettings:
     """What is computed: lengths in samples, frequencies in Hz.
 
-    feature_type "log_mel": natural logarithm of mel energies, not below 60 dB under the loudest of the clip: what lies
-    lower (digital silence, what a resampler leaves above the band of 8 kHz recordings) must not vary more than speech
-    once each band is normalised.
-    "mfcc": orthonormal DCT-II of mel energies in dB, not below 80 dB under the loudest of the clip, as librosa.
-    "whisper": log10 of mel energies, not below 8 under the loudest of the clip, then (x + 4) / 4, last frame dropped.
+    feature_type "log_mel": natural logarithm of mel energies. "mfcc": orthonormal DCT-II of mel energies in dB, as
+    librosa. "whisper": log10 of mel energies, then (x + 4) / 4, last frame dropped.
+
+    dynamic_range_db: energies are raised to this under the loudest of the clip (None: to 1e-10 only). What lies lower,
+    digital silence or what a resampler leaves above the band of an 8 kHz recording, would vary more than speech once
+    each coefficient is normalised. librosa's MFCC and Whisper have 80.
     """
 
     feature_type: str
@@ -43,6 +42,7 @@ class FeatureSettings:
     f_min: float
     f_max: float
     n_mfcc: int | None = None
+    dynamic_range_db: float | None = None
 
     def __post_init__(self) -> None:
         if self.feature_type not in ("log_mel", "mfcc", "whisper"):
@@ -52,6 +52,8 @@ class FeatureSettings:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.win_length > self.n_fft:
             raise ValueError(f"win_length must not exceed n_fft={self.n_fft}, got {self.win_length}; raise n_fft")
+        if self.dynamic_range_db is not None and self.dynamic_range_db <= 0:
+            raise ValueError(f"dynamic_range_db must be positive or None, got {self.dynamic_range_db}")
         if not 0 <= self.f_min < self.f_max <= self.sample_rate / 2:
             raise ValueError(
                 f"0 <= f_min < f_max <= sample_rate / 2 = {self.sample_rate / 2:g} must hold, "
@@ -93,6 +95,7 @@ LOG_MEL = FeatureSettings(
     n_mels=80,
     f_min=0.0,
     f_max=8000.0,
+    dynamic_range_db=60.0,
 )
 ARTICLE_MFCC = FeatureSettings(  # 64 ms windows every 32 ms
     feature_type="mfcc",
@@ -103,6 +106,7 @@ ARTICLE_MFCC = FeatureSettings(  # 64 ms windows every 32 ms
     n_mels=128,  # librosa's default
     f_min=0.0,
     f_max=8000.0,
+    dynamic_range_db=80.0,
     n_mfcc=40,
 )
 WHISPER = FeatureSettings(  # large-v3 has n_mels=128: dataclasses.replace(WHISPER, n_mels=128)
@@ -114,6 +118,7 @@ WHISPER = FeatureSettings(  # large-v3 has n_mels=128: dataclasses.replace(WHISP
     n_mels=80,
     f_min=0.0,
     f_max=8000.0,
+    dynamic_range_db=80.0,
 )
 
 
@@ -129,17 +134,15 @@ def extract_features(waveform: Tensor, settings: FeatureSettings) -> Tensor:
     dtype = waveform.dtype if waveform.dtype == torch.float64 else torch.float32
     # Under autocast the filterbank would be applied in bfloat16, and the logarithm would see its 8 bits.
     with torch.autocast(waveform.device.type, enabled=False):
-        mel = _mel_energies(waveform.to(dtype), settings)
+        mel = _mel_energies(waveform.to(dtype), settings).clamp(min=FLOOR)
+        if settings.dynamic_range_db is not None:
+            mel = mel.maximum(mel.amax(dim=(-2, -1), keepdim=True) * 10 ** (-settings.dynamic_range_db / 10))
         if settings.feature_type == "log_mel":
-            logarithms = mel.clamp(min=FLOOR).log()
-            features = logarithms.maximum(logarithms.amax(dim=(-2, -1), keepdim=True) - LOG_MEL_RANGE)
+            features = mel.log()
         elif settings.feature_type == "mfcc":
-            decibels = 10 * mel.clamp(min=FLOOR).log10()
-            decibels = decibels.maximum(decibels.amax(dim=(-2, -1), keepdim=True) - 80)
-            features = decibels @ _dct(settings, dtype, waveform.device)
+            features = 10 * mel.log10() @ _dct(settings, dtype, waveform.device)
         else:
-            decades = mel.clamp(min=FLOOR).log10()
-            features = (decades.maximum(decades.amax(dim=(-2, -1), keepdim=True) - 8) + 4) / 4
+            features = (mel.log10() + 4) / 4
     return features.to(waveform.dtype)
 
 

@@ -154,6 +154,7 @@ def test_rates_of_the_presets() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
+        ({"dynamic_range_db": 0.0}, "dynamic_range_db must be positive or None, got 0.0"),
         ({"feature_type": "plp"}, "log_mel, mfcc or whisper, got 'plp'"),
         ({"hop_length": 0}, "hop_length must be at least 1, got 0"),
         ({"win_length": 600}, "must not exceed n_fft=512, got 600"),
