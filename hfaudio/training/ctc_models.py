@@ -122,7 +122,7 @@ def open_model(
     known = config.to_dict()
     if args.keep_vocabulary and known.get("text_normalizer", normalizer) != normalizer:
         raise ValueError(f"{args.model} learned text as --normalizer {known['text_normalizer']} writes it; use that")
-    # "mean": N equal micro-batches or ranks average to the joined batch. Parakeet and ours have no other loss.
+    # "mean": N equal micro-batches or ranks average to the joined batch. Ours know no other loss.
     options = {"ctc_loss_reduction": "mean", "ctc_zero_infinity": True}
     if args.mask_time_prob is not None:
         if "mask_time_prob" not in known:
