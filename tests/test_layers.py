@@ -8,6 +8,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "hfaudio"
 LAYERS = [
     {"audio", "text"},
+    {"ngram"},
     {"decoding", "metrics", "models"},
     {"processing", "data"},
     {"training", "hub", "inference"},
