@@ -10,7 +10,7 @@ Your own recordings and a pretrained encoder (Whisper, wav2vec2, HuBERT, WavLM, 
 
 Options are the defaults, then a YAML file, then flags (recipes/asr_ctc.py recipes/configs/digits.yaml --seed 1);
 --help lists them. The result is a folder that `pipeline("automatic-speech-recognition", model=FOLDER)` opens, with
-metrics.json, curves.png and worst_utterances.md beside the weights.
+its language model, metrics.json, curves.png, lm_tuning.png and worst_utterances.md beside the weights.
 """
 
 import dataclasses
@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from datasets import IterableDataset
+from hfaudio.decoding.beam import BeamSearchDecoder
 from transformers import Wav2Vec2Processor, set_seed
 
 from hfaudio.audio.augment import Augment, AugmentArguments
@@ -32,12 +33,20 @@ from hfaudio.hub.remote_code import carry_code
 from hfaudio.metrics.error_rate import ErrorRate
 from hfaudio.metrics.results import split_rates
 from hfaudio.models.frames import FrameCount
+from hfaudio.processing.language_model import save_language_model
 from hfaudio.processing.tokenizer import LabelFrames, ctc_labels
 from hfaudio.text.normalize import normalize
 from hfaudio.training.arguments import AudioTrainingArguments, parse_arguments
 from hfaudio.training.callbacks import CTCMonitor
 from hfaudio.training.ctc_models import ModelArguments, build_model, build_tokenizer, duration_limits
-from hfaudio.training.report import write_report
+from hfaudio.training.language_model import (
+    LanguageModelArguments,
+    build_lm,
+    decode_split,
+    rate_split,
+    tune_decoder,
+)
+from hfaudio.training.report import plot_tuning, write_report
 from hfaudio.training.scoring import CTCScorer
 from hfaudio.training.trainer import CTCTrainer
 
@@ -55,8 +64,8 @@ class CTCTrainingArguments(AudioTrainingArguments):
 
 def main(argv: list[str] | None = None) -> dict[str, Any]:
     start = time.time()
-    data_args, model_args, augment_args, args = parse_arguments(
-        DataArguments, ModelArguments, AugmentArguments, CTCTrainingArguments, argv=argv
+    data_args, model_args, augment_args, lm_args, args = parse_arguments(
+        DataArguments, ModelArguments, AugmentArguments, LanguageModelArguments, CTCTrainingArguments, argv=argv
     )
     logging.basicConfig(level=logging.INFO if args.process_index == 0 else logging.WARNING)
     args.learning_rate = args.learning_rate or (3e-3 if model_args.model == "lstm" else 1e-4)
@@ -120,26 +129,46 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     if data_args.streaming:
         logger.info("train: %s", skipped["train"])
 
-    # Results of the best checkpoint: rates with intervals over speakers, each speaker's rate, the worst utterances.
-    metrics: dict[str, ErrorRate] = {}
-    for name in ("validation", "test"):
-        if name in examples:
-            trainer.evaluate(examples[name], metric_key_prefix=name)
-            metrics |= split_rates(scorer.tally, name, "greedy", seed=args.seed)
+    # Results of the best checkpoint: greedy, and with an n-gram language model whose weights are tuned on validation.
     trainer.save_model()
-    if not trainer.is_world_process_zero():
+    output_dir, has_lm, is_main = Path(args.output_dir), lm_args.lm != "none", trainer.is_world_process_zero()
+    if has_lm and is_main:
+        lm = build_lm(lm_args, texts, data_args.normalizer)
+        decoder = BeamSearchDecoder(scorer.labels, lm, blank_id=scorer.blank_id, beam_width=lm_args.beam_width)
+    metrics: dict[str, ErrorRate] = {}
+    comparisons: dict[str, Any] = {}
+    scorer.keep_log_probs = has_lm
+    for name in ("validation", "test"):
+        if name not in examples:
+            continue
+        trainer.evaluate(examples[name], metric_key_prefix=name)
+        worst = scorer.tally.worst(50)
+        if not is_main:
+            continue
+        if not has_lm:
+            metrics |= split_rates(scorer.tally, name, "greedy", seed=args.seed)
+            continue
+        if name == "validation":
+            tuning = tune_decoder(decoder, scorer, lm_args, seed=args.seed)
+            plot_tuning(tuning, output_dir / "lm_tuning.png")
+            decoder = decoder.with_settings(**dataclasses.asdict(tuning.best))
+            save_language_model(output_dir, decoder)
+        rates, tests = rate_split(decode_split(scorer, decoder, lm_args), name, seed=args.seed)
+        metrics, comparisons = metrics | rates, comparisons | tests
+    if not is_main:
         return {}
-    carry_code(Path(args.output_dir))
+    carry_code(output_dir)
     return write_report(
-        Path(args.output_dir),
+        output_dir,
         metrics,
-        worst=scorer.tally.worst(50),
+        worst=worst,
         log_history=trainer.state.log_history,
         seed=args.seed,
         seconds=time.time() - start,
         processes=args.world_size,
         language=data_args.language,
         skipped={name: counts.as_dict() for name, counts in skipped.items()},
+        comparisons=comparisons,
     )
 
 

@@ -2,9 +2,11 @@
 
 import ast
 import json
+import re
 from pathlib import Path
 
 import hfaudio
+from hfaudio.processing.language_model import FOLDER as LANGUAGE_MODEL
 
 PACKAGE = Path(hfaudio.__file__).parent
 # model_type or feature_extractor_type -> {Auto class: module and class that it stands for}
@@ -12,6 +14,10 @@ MODEL_CODE = {
     "lstm_ctc": {
         "AutoConfig": ("hfaudio.models.lstm_ctc", "LstmCTCConfig"),
         "AutoModelForCTC": ("hfaudio.models.lstm_ctc", "LstmForCTC"),
+    },
+    "lstm_lm": {
+        "AutoConfig": ("hfaudio.models.lstm_lm", "LstmLMConfig"),
+        "AutoModelForCausalLM": ("hfaudio.models.lstm_lm", "LstmLMForCausalLM"),
     },
     "whisper_ctc": {
         "AutoConfig": ("hfaudio.models.whisper_ctc", "WhisperCTCConfig"),
@@ -23,6 +29,9 @@ EXTRACTOR_CODE = {
         "AutoFeatureExtractor": ("hfaudio.processing.feature_extractor", "SpectralFeatureExtractor")
     }
 }
+# What `pipeline()` runs for a folder with a language model.
+PIPELINE_CODE = ("hfaudio.processing.pipeline", "SpeechRecognitionPipeline")
+TASK = {"pt": ["AutoModelForCTC"], "type": "multimodal"}
 
 
 def carry_code(folder: Path) -> list[Path]:
@@ -30,21 +39,30 @@ def carry_code(folder: Path) -> list[Path]:
 
     transformers imports such files one by one, with relative imports only, so `from hfaudio.audio.features import x`
     becomes `from .hfaudio_audio_features import x`. With hfaudio imported its own classes win over the copies. A
-    folder of a stock architecture gets only what its feature extractor needs, usually nothing.
+    folder of a stock architecture gets only what its feature extractor needs, usually nothing. With a
+    `language_model/` the folder also names a pipeline that uses it; transformers then asks for
+    `trust_remote_code=True` instead of decoding without the LM in silence.
     """
     modules: set[str] = set()
     config_path = folder / "config.json"
     config = json.loads(config_path.read_text(encoding="utf-8"))
     if config["model_type"] in MODEL_CODE:
         modules |= set_auto_map(config, MODEL_CODE[config["model_type"]])
+    if (folder / LANGUAGE_MODEL).is_dir():
+        module, name = PIPELINE_CODE
+        modules.add(module)
+        pipeline = {"impl": f"{flat_name(module)}.{name}"} | TASK
+        config["custom_pipelines"] = {"automatic-speech-recognition": pipeline}
+    if modules:
         write_json(config_path, config)
-    # transformers 5 keeps the feature extractor inside processor_config.json.
+    # transformers 5 keeps the feature extractor inside processor_config.json; a language model has none.
     processor_path = folder / "processor_config.json"
-    processor = json.loads(processor_path.read_text(encoding="utf-8"))
-    extractor = processor["feature_extractor"]
-    if extractor["feature_extractor_type"] in EXTRACTOR_CODE:
-        modules |= set_auto_map(extractor, EXTRACTOR_CODE[extractor["feature_extractor_type"]])
-        write_json(processor_path, processor)
+    if processor_path.exists():
+        processor = json.loads(processor_path.read_text(encoding="utf-8"))
+        extractor = processor["feature_extractor"]
+        if extractor["feature_extractor_type"] in EXTRACTOR_CODE:
+            modules |= set_auto_map(extractor, EXTRACTOR_CODE[extractor["feature_extractor_type"]])
+            write_json(processor_path, processor)
     files = []
     for module in sorted(with_imports(modules)):
         files.append(folder / f"{flat_name(module)}.py")
@@ -71,8 +89,8 @@ def with_imports(modules: set[str]) -> set[str]:
 
 
 def hfaudio_imports(source: str) -> list[str]:
-    """Modules of hfaudio that a source file imports from (`from hfaudio.a.b import c`, the only form we use)."""
-    modules = [node.module or "" for node in ast.walk(ast.parse(source)) if isinstance(node, ast.ImportFrom)]
+    """Modules of hfaudio that a source file imports from at its top (`from hfaudio.a.b import c`, our only form)."""
+    modules = [node.module or "" for node in ast.parse(source).body if isinstance(node, ast.ImportFrom)]
     return [module for module in modules if module.startswith("hfaudio.")]
 
 
@@ -85,9 +103,11 @@ def flat_name(module: str) -> str:
 
 
 def with_relative_imports(source: str) -> str:
+    """The source for a model folder; an import inside a function is of a part that a copy does without."""
     for module in hfaudio_imports(source):
-        source = source.replace(f"from {module} import", f"from .{flat_name(module)} import")
-    return source
+        source = re.sub(rf"^from {re.escape(module)} import", f"from .{flat_name(module)} import", source, flags=re.M)
+    absent = r'\1raise ImportError("this copy of the code lacks \2; pip install hfaudio")'
+    return re.sub(r"^( +)from (hfaudio\.\S+) import .*$", absent, source, flags=re.M)
 
 
 def write_json(path: Path, settings: dict) -> None:

@@ -19,8 +19,6 @@ from hfaudio.metrics.error_rate import ErrorTally
 from hfaudio.metrics.results import command_line, error_table, split_rates, write_results
 from hfaudio.text.normalize import normalize
 
-# Last part of a metric's name, by the pipeline's type; every other type generates.
-VARIANTS = {"ctc": "greedy", "ctc_with_lm": "lm"}
 BATCHES_SORTED_TOGETHER = 8  # clips of similar length share a batch; at most so many batches of audio are in memory
 WORST = 50
 
@@ -46,12 +44,13 @@ def evaluate(
     batch_size: int = 1,
     device: str | None = None,
     trust_remote_code: bool = False,
+    language_model: bool = True,
     seed: int = 0,
     progress: bool = True,
 ) -> dict[str, Any]:
     """What it writes to `output`: rates `{split}/wer/greedy`, cer, mer and the WER of each speaker, with the facts.
 
-    Models that generate (Whisper) have "generate" in place of "greedy". Hypotheses and transcripts are both written
+    Models with a language model have "lm" in place of "greedy", models that generate (Whisper) "generate". Hypotheses and transcripts are both written
     by the normaliser that the model was trained with (`config.text_normalizer`), or if it names none by that of the
     `arguments`. Rows that cannot be used, or are outside the duration limits of the `arguments`, are skipped and
     counted by reason.
@@ -61,6 +60,7 @@ def evaluate(
         errors: a Markdown file for the worst utterances.
         batch_size: clips in one forward pass. At 1 every clip gets the answer that `pipeline()` gives it alone; more
             is faster on a GPU, but padding then changes the answers of models that see it, such as wav2vec2-base.
+        language_model: decode with the one in the model's folder, where there is one.
         seed: of the intervals' bootstrap.
 
     Raises:
@@ -78,6 +78,8 @@ def evaluate(
     recognizer: Any = pipeline(
         "automatic-speech-recognition", model=model, device=device, trust_remote_code=trust_remote_code
     )
+    if not language_model:
+        recognizer.lm_decoder = None
     rate = recognizer.feature_extractor.sampling_rate
     check = RowCheck(rate, normalizer, arguments.min_seconds, arguments.max_seconds)
     files = [output] if errors is None else [output, errors]
@@ -99,7 +101,7 @@ def evaluate(
         errors.write_text(error_table(tally.worst(WORST)), encoding="utf-8")
     return write_results(
         output,
-        split_rates(tally, split, VARIANTS.get(recognizer.type, "generate"), seed=seed),
+        split_rates(tally, split, variant_name(recognizer), seed=seed),
         seed=seed,
         seconds=time.time() - start,
         command=command_line(),
@@ -114,6 +116,13 @@ def evaluate(
         recognition_seconds=round(recognition_seconds, 1),
         rtfx=round(audio_seconds / recognition_seconds, 2),  # seconds of audio in a second, without reading it
     )
+
+
+def variant_name(recognizer: Any) -> str:
+    """How an open pipeline decodes, the last part of a metric's name."""
+    if recognizer.type != "ctc":
+        return "generate"
+    return "greedy" if recognizer.lm_decoder is None else "lm"
 
 
 def usable_clips(

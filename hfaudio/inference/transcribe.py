@@ -16,7 +16,7 @@ Other models (Whisper and its like) go through transformers' own pipeline.
 
 import dataclasses
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,10 +39,13 @@ from transformers import (
 
 import hfaudio.auto  # noqa: F401, folders of our own models open below
 from hfaudio.audio.io import Source, audio_info, load_audio, stream_audio
+from hfaudio.decoding.beam import BeamSearchDecoder
 from hfaudio.decoding.greedy import GreedyPath, Word, greedy_path, words_with_times
 from hfaudio.models.frames import FrameCount, logit_lengths
+from hfaudio.processing.language_model import find_language_model, open_decoder
 from hfaudio.processing.tokenizer import ctc_labels
 
+Hotwords = Sequence[str] | Mapping[str, float]
 SHORTEST_SECONDS = 0.1  # zeros are appended to shorter clips; the convolutions of wav2vec2 need 0.025 s for a frame
 BAR_DELAY = 2.0  # seconds of work before a progress bar appears
 
@@ -75,6 +78,8 @@ class Transcriber:
         model: a folder or Hub id that `pipeline("automatic-speech-recognition")` opens.
         device: "cpu", "cuda", "cuda:1"...; the accelerator where there is one if not given.
         dtype: of the weights, "float16" or `torch.float16`; "auto" is as they were saved.
+        language_model: decode with the one in the model's folder, where there is one.
+        hotwords: words or phrases to prefer, or {phrase: weight}; of a model with a language model.
         trust_remote_code: run the code that a model folder brings; not needed for the models of hfaudio.
         chunk_seconds: what a CTC model reads at once, context included; a shorter recording is read whole.
         stride_seconds: context on both sides of a chunk, read twice.
@@ -90,6 +95,8 @@ class Transcriber:
         device: str | None = None,
         dtype: str | torch.dtype = "auto",
         trust_remote_code: bool = False,
+        language_model: bool = True,
+        hotwords: Hotwords | None = None,
         chunk_seconds: float = 20.0,
         stride_seconds: float = 3.0,
         batch_size: int = 4,
@@ -100,16 +107,24 @@ class Transcriber:
         options: dict[str, Any] = {"dtype": dtype, "trust_remote_code": trust_remote_code}
         self._recognizer: CTCRecognizer | PipelineRecognizer
         if is_ctc(config):
+            tokenizer = AutoTokenizer.from_pretrained(model, trust_remote_code=trust_remote_code)
+            folder = find_language_model(model) if language_model else None
+            if hotwords is not None and folder is None:
+                raise ValueError("hotwords need a model with a language_model/ that is used; this one has none")
             self._recognizer = CTCRecognizer(
                 AutoModelForCTC.from_pretrained(model, **options).to(device),
                 AutoFeatureExtractor.from_pretrained(model, trust_remote_code=trust_remote_code),
-                AutoTokenizer.from_pretrained(model, trust_remote_code=trust_remote_code),
+                tokenizer,
+                decoder=None if folder is None else open_decoder(folder, tokenizer),
+                hotwords=hotwords,
                 chunk_seconds=chunk_seconds,
                 stride_seconds=stride_seconds,
                 batch_size=batch_size,
                 progress=progress,
             )
         else:
+            if hotwords is not None:
+                raise ValueError("hotwords are for CTC models with a language_model/; this model generates")
             self._recognizer = PipelineRecognizer(
                 pipeline("automatic-speech-recognition", model=os.fspath(model), device=device, **options)
             )
@@ -162,7 +177,7 @@ def choose_device(name: str | None) -> str:
 
 
 class CTCRecognizer:
-    """Greedy decoding of stitched chunks."""
+    """Greedy decoding of stitched chunks, or beam search where there is a decoder with a language model."""
 
     def __init__(
         self,
@@ -170,6 +185,8 @@ class CTCRecognizer:
         extractor: Any,  # the base class of feature extractors declares neither its call nor its rate
         tokenizer: PreTrainedTokenizerBase,
         *,
+        decoder: BeamSearchDecoder | None = None,
+        hotwords: Hotwords | None = None,
         chunk_seconds: float,
         stride_seconds: float,
         batch_size: int,
@@ -195,10 +212,26 @@ class CTCRecognizer:
             )
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+        self.decoder = decoder
+        self.hotwords = hotwords
         self.batch_size = batch_size
         self.progress = progress
 
     def __call__(self, source: Source) -> Transcript:
+        return self._greedy(source) if self.decoder is None else self._with_lm(source, self.decoder)
+
+    def _with_lm(self, source: Source, decoder: BeamSearchDecoder) -> Transcript:
+        stream, seconds = decoder.stream(hotwords=self.hotwords), 0.0
+        for piece, seconds in self.log_prob_pieces(source):
+            stream.push(piece)
+        scale = self.samples_per_frame / self.rate
+        words = tuple(
+            dataclasses.replace(word, start=min(word.start * scale, seconds), end=min(word.end * scale, seconds))
+            for word in stream.finish().words
+        )
+        return Transcript(" ".join(word.text for word in words), words, seconds)
+
+    def _greedy(self, source: Source) -> Transcript:
         ids, log_probs, seconds = [], [], 0.0
         for piece, seconds in self.log_prob_pieces(source):  # noqa: B007, the last end is the length
             ids.append(piece.argmax(1))

@@ -1,6 +1,7 @@
-"""CTC models of our own, each a `PreTrainedModel` with its config; `import hfaudio.auto` registers them."""
+"""Models of our own, each a `PreTrainedModel` with its config; `import hfaudio.auto` registers them."""
 
 from hfaudio.models.lstm_ctc import LstmCTCConfig, LstmForCTC
+from hfaudio.models.lstm_lm import LstmLMConfig, LstmLMForCausalLM
 from hfaudio.models.whisper_ctc import WhisperCTCConfig, WhisperForCTC
 
-__all__ = ["LstmCTCConfig", "LstmForCTC", "WhisperCTCConfig", "WhisperForCTC"]
+__all__ = ["LstmCTCConfig", "LstmForCTC", "LstmLMConfig", "LstmLMForCausalLM", "WhisperCTCConfig", "WhisperForCTC"]

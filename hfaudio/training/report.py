@@ -10,6 +10,7 @@ import matplotlib
 matplotlib.use("Agg")  # no window is opened, here or on a cluster
 import matplotlib.pyplot as plt
 
+from hfaudio.decoding.tune import Tuning
 from hfaudio.metrics.error_rate import ErrorRate, Utterance
 from hfaudio.metrics.results import command_line, error_table, write_results
 
@@ -50,5 +51,25 @@ def plot_history(log_history: Sequence[dict[str, float]], path: Path) -> None:
         axis.grid(alpha=0.3)
         if axis.lines:
             axis.legend()
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+
+
+def plot_tuning(tuning: Tuning, path: Path) -> None:
+    """Picture of the error rate over LM weight and word bonus, and over the time that decoding took."""
+    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
+    alphas, betas = ([getattr(trial.settings, name) for trial in tuning.grid] for name in ("alpha", "beta"))
+    surface = left.tricontourf(alphas, betas, [100 * trial.error_rate for trial in tuning.grid], levels=20)
+    figure.colorbar(surface, label="WER on the first development utterances, %")
+    steps = [(trial.settings.alpha, trial.settings.beta) for trial in tuning.trials]
+    left.plot(*zip(*steps, strict=True), ".", color="white", label="steps from there, on all")
+    left.plot(tuning.best.alpha, tuning.best.beta, "*", color="red", markersize=14, label="chosen")
+    left.set(xlabel="alpha, weight of the language model", ylabel="beta, bonus of a word")
+    left.legend()
+    right.plot([trial.seconds for trial in tuning.trials], [100 * trial.error_rate for trial in tuning.trials], ".")
+    chosen = next(trial for trial in tuning.trials if trial.settings == tuning.best)
+    right.plot(chosen.seconds, 100 * chosen.error_rate, "*", color="red", markersize=14)
+    right.set(xlabel="seconds to decode the development data", ylabel="WER on the development data, %", xscale="log")
+    right.grid(alpha=0.3)
     figure.savefig(path, dpi=120)
     plt.close(figure)

@@ -72,15 +72,19 @@ class CTCTrainer(Trainer):
         inputs: dict[str, Tensor],
         prediction_loss_only: bool,
         ignore_keys: list[str] | None = None,
-    ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-        """Loss, argmax ids (B, T) with blanks on padded frames, and labels (B, U)."""
+    ) -> tuple[Tensor | None, Any, Tensor | None]:
+        """Loss, argmax ids (B, T) with -100 on padded frames, and labels (B, U).
+
+        With `scorer.keep_log_probs` the ids come with log-probabilities (B, T, V) in half precision.
+        """
         inputs = self._prepare_inputs(inputs)
         with torch.no_grad(), self.compute_loss_context_manager():
             outputs = model(**self._model_inputs(inputs))
         if prediction_loss_only:
             return outputs.loss.detach().mean(), None, None
-        ids = outputs.logits.argmax(-1)
-        ids = ids.masked_fill(~self._frame_mask(inputs, outputs.logits), self.scorer.blank_id)
+        ids = outputs.logits.argmax(-1).masked_fill(~self._frame_mask(inputs, outputs.logits), -100)
+        if self.scorer.keep_log_probs:
+            return outputs.loss.detach().mean(), (ids, outputs.logits.float().log_softmax(-1).half()), inputs["labels"]
         return outputs.loss.detach().mean(), ids, inputs["labels"]
 
     def evaluate(self, eval_dataset: Any = None, *args: Any, **kwargs: Any) -> dict[str, float]:

@@ -1,0 +1,124 @@
+"""What follows the training of a CTC model: a language model, its weights, and what it is worth."""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from huggingface_hub import snapshot_download
+
+from hfaudio.decoding.beam import BeamSearchDecoder, Hypothesis
+from hfaudio.decoding.tune import Tuning, tune
+from hfaudio.metrics.error_rate import ErrorRate, ErrorTally, count_word_errors, paired_bootstrap
+from hfaudio.metrics.results import split_rates
+from hfaudio.ngram.model import NGramLM
+from hfaudio.text.normalize import normalize
+from hfaudio.training.scoring import CTCScorer
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class LanguageModelArguments:
+    """Which language model a CTC model is decoded with."""
+
+    lm: str = field(
+        default="train",
+        metadata={
+            "help": "'train' estimates one from the training transcripts, 'none' decodes greedily only; else a "
+            "folder, an ARPA or KenLM file, or a Hub id."
+        },
+    )
+    lm_order: int = field(default=3, metadata={"help": "Words of the longest n-grams of --lm train."})
+    lm_text: list[str] | None = field(
+        default=None,
+        metadata={"help": "Text files, a sentence a line, that --lm train reads besides the transcripts."},
+    )
+    beam_width: int = field(default=100, metadata={"help": "Of the beam search, before tuning."})
+    tune_examples: int = field(default=400, metadata={"help": "Validation utterances that the weights are tuned on."})
+    n_best: int = field(default=50, metadata={"help": "Hypotheses of an utterance for the oracle and rescoring."})
+    rescore_with: str | None = field(
+        default=None, metadata={"help": "A causal language model (folder or Hub id) that rescores the n-best lists."}
+    )
+
+    def __post_init__(self) -> None:
+        if self.lm != "train" and self.lm_text:
+            raise ValueError("--lm_text is read by --lm train only; leave one of the two out")
+        if self.lm == "none" and self.rescore_with:
+            raise ValueError("--rescore_with needs the n-best lists of a language model; leave out --lm none")
+
+
+def build_lm(args: LanguageModelArguments, transcripts: Sequence[str], normalizer: str) -> NGramLM:
+    """The n-gram LM that the arguments ask for; texts are normalised as the transcripts are."""
+    if args.lm == "train":
+        lines = list(transcripts)
+        for file in args.lm_text or []:
+            with open(file, encoding="utf-8") as text:
+                lines += [normalize(line, normalizer) for line in text]
+        return NGramLM.from_text(lines, order=args.lm_order)
+    if Path(args.lm).exists():
+        return NGramLM.load(args.lm)
+    return NGramLM.load(snapshot_download(args.lm))
+
+
+def tune_decoder(decoder: BeamSearchDecoder, scorer: CTCScorer, args: LanguageModelArguments, *, seed: int) -> Tuning:
+    """Weights tuned on the split that the scorer has just seen, or on `tune_examples` of it."""
+    count = len(scorer.references)
+    chosen = np.sort(np.random.default_rng(seed).permutation(count)[: args.tune_examples])
+    tuning = tune(
+        decoder,
+        [scorer.log_probs[index] for index in chosen],
+        [scorer.references[index] for index in chosen],
+        count_errors=word_errors,
+    )
+    logger.info("best of %d settings on %d utterances: %s", len(tuning.trials), len(chosen), tuning.best)
+    return tuning
+
+
+@dataclass(frozen=True, eq=False)
+class DecodedSplit:
+    """Texts of every utterance by each way of decoding, beside their references and n-best lists."""
+
+    references: list[str]
+    speakers: list[str] | None
+    texts: dict[str, list[str]]
+    n_best: list[list[Hypothesis]]
+
+
+def decode_split(scorer: CTCScorer, decoder: BeamSearchDecoder, args: LanguageModelArguments) -> DecodedSplit:
+    """The split that the scorer has just seen: greedy, beam search alone, with the LM, and the best of the n-best."""
+    no_lm = BeamSearchDecoder(decoder.labels, blank_id=decoder.blank_id, beam_width=args.beam_width)
+    n_best = [decoder.decode_n_best(log_probs, args.n_best) for log_probs in scorer.log_probs]
+    texts = {
+        "greedy": scorer.hypotheses,
+        "beam": [hypothesis.text for hypothesis in no_lm.decode_batch(scorer.log_probs)],
+        "lm": [hypothesis.text for hypothesis in decoder.decode_batch(scorer.log_probs)],
+        "oracle": [
+            min((hypothesis.text for hypothesis in hypotheses), key=lambda text: word_errors(reference, text))
+            for reference, hypotheses in zip(scorer.references, n_best, strict=True)
+        ],
+    }
+    return DecodedSplit(scorer.references, scorer.speakers, texts, n_best)
+
+
+def word_errors(reference: str, hypothesis: str) -> int:
+    return count_word_errors(reference, hypothesis).errors
+
+
+def rate_split(split: DecodedSplit, name: str, *, seed: int) -> tuple[dict[str, ErrorRate], dict[str, Any]]:
+    """Rates of each way of decoding (`{name}/wer/lm` ...), and how much they differ from greedy, paired by speaker."""
+    rates: dict[str, ErrorRate] = {}
+    differences = {}
+    for variant, texts in split.texts.items():
+        tally = ErrorTally()
+        for index, (reference, text) in enumerate(zip(split.references, texts, strict=True)):
+            tally.add(reference, text, split.speakers[index] if split.speakers else None)
+        rates |= split_rates(tally, name, variant, seed=seed)
+        if variant not in ("greedy", "oracle"):  # the oracle knows the reference, it needs no test
+            greedy = split.texts["greedy"]
+            test = paired_bootstrap(split.references, greedy, texts, groups=split.speakers, seed=seed)
+            differences[f"{name}/wer/{variant} - {name}/wer/greedy"] = asdict(test)
+            logger.info("%s %s against greedy: %+.2f %% (p = %.4f)", name, variant, 100 * test.value, test.p_value)
+    return rates, differences

@@ -1,0 +1,93 @@
+"""`language_model/` beside a model: saved, found, opened, and refused where it does not belong."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from hfaudio.decoding.beam import BeamSearchDecoder
+from hfaudio.ngram.model import NGramLM
+from hfaudio.processing import SpectralFeatureExtractor, build_char_tokenizer, ctc_labels
+from hfaudio.processing.language_model import (
+    CTCProcessorWithLM,
+    find_language_model,
+    open_decoder,
+    save_language_model,
+)
+
+TOKENIZER = build_char_tokenizer(["a cab bad dad"])
+LABELS = ctc_labels(TOKENIZER)
+
+
+@pytest.fixture(scope="module")
+def decoder() -> BeamSearchDecoder:
+    lm = NGramLM.from_text(["a bad cab", "a bad dad", "dad a cab"], order=2)
+    return BeamSearchDecoder(LABELS, lm, blank_id=0, alpha=0.8, beta=0.5, beam_width=30, unk_score_offset=-4.0)
+
+
+def some_log_probs(count: int = 3) -> list[np.ndarray]:
+    rng = np.random.default_rng(0)
+    return [np.log(rng.dirichlet(np.full(len(LABELS), 0.3), size=25)) for _ in range(count)]
+
+
+def test_what_was_saved_opens_and_decodes_the_same(decoder: BeamSearchDecoder, tmp_path: Path) -> None:
+    assert save_language_model(tmp_path, decoder) == tmp_path / "language_model"
+    assert find_language_model(tmp_path) == tmp_path
+    opened = open_decoder(tmp_path, TOKENIZER)
+    assert opened.settings == decoder.settings
+    for log_probs in some_log_probs():
+        assert opened.decode(log_probs).text == decoder.decode(log_probs).text != ""
+        assert opened.decode(log_probs).score == pytest.approx(decoder.decode(log_probs).score)
+
+
+def test_a_folder_without_one_has_none(tmp_path: Path, decoder: BeamSearchDecoder) -> None:
+    assert find_language_model(tmp_path) is None
+    (tmp_path / "language_model").mkdir()
+    assert find_language_model(tmp_path) is None and find_language_model("") is None
+    with pytest.raises(ValueError, match="no language model to save"):
+        save_language_model(tmp_path, BeamSearchDecoder(LABELS))
+
+
+def test_the_lm_of_another_tokenizer_is_refused(decoder: BeamSearchDecoder, tmp_path: Path) -> None:
+    save_language_model(tmp_path, decoder)
+    with pytest.raises(ValueError, match="3 labels that this one lacks"):
+        open_decoder(tmp_path, build_char_tokenizer(["a xyz"]))
+
+
+def test_a_tokenizer_with_more_labels_is_warned_about(
+    decoder: BeamSearchDecoder, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    save_language_model(tmp_path, decoder)
+    open_decoder(tmp_path, build_char_tokenizer(["a cab bad dad x"]))
+    assert "fewer labels" in caplog.text
+
+
+def test_a_newer_format_is_refused(decoder: BeamSearchDecoder, tmp_path: Path) -> None:
+    file = save_language_model(tmp_path, decoder) / "decoder.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"format": 99}))
+    with pytest.raises(ValueError, match="format 99"):
+        open_decoder(tmp_path, TOKENIZER)
+
+
+def test_the_processor_saves_opens_and_decodes(decoder: BeamSearchDecoder, tmp_path: Path) -> None:
+    processor = CTCProcessorWithLM(SpectralFeatureExtractor(), TOKENIZER, decoder)
+    processor.save_pretrained(tmp_path)
+    saved = json.loads((tmp_path / "processor_config.json").read_text())
+    assert saved["processor_class"] == "Wav2Vec2Processor"  # which every project can open
+    logits = torch.from_numpy(np.stack(some_log_probs())).float() + 3.0
+    texts = [hypothesis.text for hypothesis in CTCProcessorWithLM.from_pretrained(tmp_path).batch_decode(logits)]
+    assert texts == [decoder.decode(log_probs).text for log_probs in some_log_probs()]
+    shorter = processor.batch_decode(logits, lengths=[25, 10, 0])
+    assert shorter[0].text == texts[0] and shorter[2].text == ""
+    assert shorter[1].text == decoder.decode(some_log_probs()[1][:10]).text
+
+
+def test_a_processor_without_a_decoder_says_so(tmp_path: Path) -> None:
+    processor = CTCProcessorWithLM(SpectralFeatureExtractor(), TOKENIZER)
+    with pytest.raises(ValueError, match="no decoder"):
+        processor.batch_decode(torch.zeros(1, 5, len(LABELS)))
+    processor.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="has no language_model/"):
+        CTCProcessorWithLM.from_pretrained(tmp_path)

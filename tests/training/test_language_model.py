@@ -1,0 +1,108 @@
+"""What a recipe does after training: an LM, decoding in every way, and honest comparisons."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hfaudio.decoding.beam import BeamSearchDecoder
+from hfaudio.ngram.model import NGramLM
+from hfaudio.training.language_model import (
+    DecodedSplit,
+    LanguageModelArguments,
+    build_lm,
+    decode_split,
+    rate_split,
+    tune_decoder,
+)
+from hfaudio.training.scoring import CTCScorer
+
+LABELS = ["", " ", *"abcdefgh"]
+TEXTS = ["bad bed", "a cab", "head bead", "bad cab", "a bed", "head a cab"] * 4
+
+
+def filled_scorer(noise: float) -> CTCScorer:
+    """A scorer that has seen the texts spoken with noise, by three speakers."""
+    rng = np.random.default_rng(0)
+    scorer = CTCScorer(LABELS, blank_id=0)
+    scorer._speakers = [f"speaker {index % 3}" for index in range(len(TEXTS))]
+    for index, text in enumerate(TEXTS):
+        logits = rng.normal(0, noise, (2 * len(text) + 1, len(LABELS)))
+        logits[::2, 0] += 6
+        logits[np.arange(1, 2 * len(text), 2), [LABELS.index(character) for character in text]] += 4
+        log_probs = logits - np.log(np.exp(logits).sum(1, keepdims=True))
+        hypothesis = BeamSearchDecoder(LABELS, beam_width=1).decode(log_probs).text
+        scorer.references.append(text)
+        scorer.hypotheses.append(hypothesis)
+        scorer.log_probs.append(log_probs)
+        scorer.tally.add(text, hypothesis, scorer._speakers[index])
+    return scorer
+
+
+@pytest.fixture(scope="module")
+def decoder() -> BeamSearchDecoder:
+    return BeamSearchDecoder(LABELS, NGramLM.from_text(TEXTS[:6], order=2), blank_id=0)
+
+
+def test_every_way_of_decoding_is_rated_and_compared(decoder: BeamSearchDecoder) -> None:
+    split = decode_split(filled_scorer(noise=2.5), decoder, LanguageModelArguments(n_best=20))
+    rates, differences = rate_split(split, "test", seed=0)
+    assert {f"test/wer/{variant}" for variant in ("greedy", "beam", "lm", "oracle")} <= set(rates)
+    assert rates["test/wer/lm"].value < 0.6 * rates["test/wer/greedy"].value
+    assert rates["test/wer/oracle"].value <= rates["test/wer/lm"].value
+    assert rates["test/wer/lm/speaker 1"].n == len(TEXTS) // 3
+    difference = differences["test/wer/lm - test/wer/greedy"]
+    assert difference["value"] == pytest.approx(rates["test/wer/lm"].value - rates["test/wer/greedy"].value)
+    assert difference["low"] <= difference["value"] <= difference["high"] < 0
+    assert not any("oracle" in name for name in differences)
+
+
+def test_the_oracle_takes_the_best_of_the_list(decoder: BeamSearchDecoder) -> None:
+    scorer = filled_scorer(noise=3.0)
+    split = decode_split(scorer, decoder, LanguageModelArguments(n_best=30))
+    for reference, text, hypotheses in zip(split.references, split.texts["oracle"], split.n_best, strict=True):
+        texts = [hypothesis.text for hypothesis in hypotheses]
+        assert text in texts and (reference not in texts or text == reference)
+
+
+def test_tuning_uses_a_part_of_the_split(decoder: BeamSearchDecoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+    decode_batch = BeamSearchDecoder.decode_batch
+
+    def counted(self: BeamSearchDecoder, batch, *args, **kwargs):  # type: ignore[no-untyped-def]
+        seen.append(len(batch))
+        return decode_batch(self, batch, *args, **kwargs)
+
+    monkeypatch.setattr(BeamSearchDecoder, "decode_batch", counted)
+    tuning = tune_decoder(decoder, filled_scorer(noise=2.5), LanguageModelArguments(tune_examples=7), seed=0)
+    assert set(seen) == {7} and len(seen) == len(tuning.grid) + len(tuning.trials)
+
+
+def test_an_lm_from_transcripts_and_normalised_text_files(tmp_path: Path) -> None:
+    file = tmp_path / "more.txt"
+    file.write_text("A Dog!\nA cat.\n", encoding="utf-8")
+    lm = build_lm(LanguageModelArguments(lm_order=2, lm_text=[str(file)]), ["a bird"], "basic")
+    assert {"a", "dog", "cat", "bird"} <= set(lm.words) and lm.order == 2
+    assert lm.score("a dog") > lm.score("dog a")
+
+
+def test_an_lm_from_a_file(tmp_path: Path) -> None:
+    lm = NGramLM.from_text(["a dog", "a cat"], order=2)
+    lm.save(tmp_path)
+    assert build_lm(LanguageModelArguments(lm=str(tmp_path)), [], "none").score("a dog") == pytest.approx(
+        lm.score("a dog"), abs=1e-5
+    )
+
+
+def test_options_that_do_nothing_are_refused() -> None:
+    with pytest.raises(ValueError, match="--lm_text is read by --lm train only"):
+        LanguageModelArguments(lm="none", lm_text=["x.txt"])
+    with pytest.raises(ValueError, match="--rescore_with needs"):
+        LanguageModelArguments(lm="none", rescore_with="gpt2")
+
+
+def test_no_speakers_no_groups() -> None:
+    split = DecodedSplit(["a b", "c"], None, {"greedy": ["a", "c"], "lm": ["a b", "c"]}, [])
+    rates, differences = rate_split(split, "validation", seed=0)
+    assert set(rates) == {f"validation/{m}/{v}" for m in ("wer", "cer", "mer") for v in ("greedy", "lm")}
+    assert differences["validation/wer/lm - validation/wer/greedy"]["value"] == pytest.approx(-1 / 3)
