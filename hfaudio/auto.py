@@ -60,4 +60,4 @@ class InstalledPipelines:
         config.__dict__["custom_pipelines"] = value
 
 
-PretrainedConfig.custom_pipelines = InstalledPipelines()
+PretrainedConfig.custom_pipelines = InstalledPipelines()  # type: ignore[attr-defined]

@@ -22,7 +22,7 @@ GRID_EXAMPLES = 150  # utterances that the grid is decoded on; the rest of the s
 STEPS = {"alpha": 0.2, "beta": 0.5, "unk_score_offset": 4.0}
 ROUNDS = 2
 # Narrower and wider searches than the default, tried at the end.
-SEARCHES = (
+SEARCHES: tuple[dict[str, Any], ...] = (
     {"beam_width": 25},
     {"beam_width": 50},
     {"token_min_logp": -5.0},
@@ -171,7 +171,8 @@ def descend(best: BeamSettings, steps: Mapping[str, float], errors: Callable[[Be
             value = getattr(best, name)
             if not np.isfinite(value):  # a closed vocabulary has no unknown-word score to move
                 continue
-            neighbours = [dataclasses.replace(best, **{name: moved}) for moved in moves(name, value, step)]
+            changes: list[dict[str, Any]] = [{name: moved} for moved in moves(name, value, step)]
+            neighbours = [dataclasses.replace(best, **change) for change in changes]
             candidate = min(neighbours, key=errors)
             if errors(candidate) < errors(best):
                 best, improved = candidate, True

@@ -222,7 +222,7 @@ class CTCRecognizer:
 
     def _with_lm(self, source: Source, decoder: BeamSearchDecoder) -> Transcript:
         stream, seconds = decoder.stream(hotwords=self.hotwords), 0.0
-        for piece, seconds in self.log_prob_pieces(source):
+        for piece, seconds in self.log_prob_pieces(source):  # noqa: B007, the last end is the length
             stream.push(piece)
         scale = self.samples_per_frame / self.rate
         words = tuple(

@@ -197,7 +197,7 @@ class NGramLM:
         with partial.open("wb") as opened:  # a reader never sees half a file
             opened.write(prefix.ljust(-(-len(prefix) // ALIGNMENT) * ALIGNMENT, b"\0"))
             for array in sections.values():
-                opened.write(memoryview(np.ascontiguousarray(array)).cast("B") if array.nbytes else b"")
+                opened.write(array.tobytes())
                 opened.write(b"\0" * (-array.nbytes % ALIGNMENT))
         os.replace(partial, file)
         return file

@@ -1,6 +1,7 @@
 """Tables of n-grams to the bit-packed arrays of `hfaudio.ngram.query`, and back."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numba import njit
@@ -160,7 +161,8 @@ def unpack(kernel: Kernel, counts: Sequence[int]) -> list[NGramTable]:
     tables: list[NGramTable] = []
     for order, count in enumerate(counts, start=1):
         layout = kernel.layout[order]
-        fields, offset = {}, int(layout[BASE])
+        fields: dict[int, Any] = {}
+        offset = int(layout[BASE])
         for name in (WORD, PROB, BACKOFF, CHILD, SUFFIX):
             width = int(layout[name])
             size = count + 1 if name == CHILD else count
@@ -170,18 +172,16 @@ def unpack(kernel: Kernel, counts: Sequence[int]) -> list[NGramTable]:
         if order > 1:
             prefix = np.repeat(np.arange(len(children) - 1, dtype=np.int32), np.diff(children))
         word = np.arange(count, dtype=np.int32) if order == 1 else fields[WORD].astype(np.int32)
-        log_prob, log_backoff = (
-            values_of(fields[name], kernel.codebooks[order, kind], sign)
-            for kind, (name, sign) in enumerate(((PROB, 0x80000000), (BACKOFF, 0)))
-        )
+        log_prob = values_of(fields[PROB], kernel.codebooks[order, 0], 0x80000000)
+        log_backoff = np.zeros(count, np.float32)
+        if fields[BACKOFF] is not None:
+            log_backoff = values_of(fields[BACKOFF], kernel.codebooks[order, 1], 0)
         if order <= 2:
             suffix = np.zeros(count, np.int32) if order == 1 else word
         elif fields[SUFFIX] is not None:
             suffix = fields[SUFFIX].astype(np.int32)
         else:  # the highest order: the suffix of the prefix, and the word
             suffix = find_rows(children_of(kernel, order - 2, counts), words, tables[-1].suffix[prefix], word)
-        if log_backoff is None:
-            log_backoff = np.zeros(count, np.float32)
         tables.append(NGramTable(prefix, word, suffix, log_prob, log_backoff))
         words = word
         if fields[CHILD] is not None:
@@ -189,9 +189,8 @@ def unpack(kernel: Kernel, counts: Sequence[int]) -> list[NGramTable]:
     return tables
 
 
-def values_of(codes: np.ndarray | None, codebook: np.ndarray, sign: int) -> np.ndarray | None:
-    if codes is None:
-        return None
+def values_of(codes: np.ndarray, codebook: np.ndarray, sign: int) -> np.ndarray:
+    """Values of codes, or of the bits of float32."""
     if len(codebook):
         return codebook[codes]
     return (codes.astype(np.uint32) | np.uint32(sign)).view(np.float32)

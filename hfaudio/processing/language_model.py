@@ -112,7 +112,7 @@ class CTCProcessorWithLM(Wav2Vec2Processor):
         self.decoder = decoder
 
     @classmethod
-    def from_pretrained(cls, model: str | os.PathLike[str], **options) -> "CTCProcessorWithLM":  # type: ignore[no-untyped-def]
+    def from_pretrained(cls, model: str | os.PathLike[str], **options) -> "CTCProcessorWithLM":  # type: ignore
         """The processor of a model folder or Hub id; ValueError if there is no `language_model/`."""
         stock = Wav2Vec2Processor.from_pretrained(model, **options)
         folder = find_language_model(model, revision=options.get("revision"), token=options.get("token"))
@@ -122,7 +122,7 @@ class CTCProcessorWithLM(Wav2Vec2Processor):
             )
         return cls(stock.feature_extractor, stock.tokenizer, open_decoder(folder, stock.tokenizer))
 
-    def save_pretrained(self, save_directory: str | os.PathLike[str], **options) -> None:  # type: ignore[no-untyped-def]
+    def save_pretrained(self, save_directory: str | os.PathLike[str], **options) -> None:  # type: ignore
         """Write the processor's files, and `language_model/`."""
         Wav2Vec2Processor(self.feature_extractor, self.tokenizer).save_pretrained(save_directory, **options)
         if self.decoder is not None:
