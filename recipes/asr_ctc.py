@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import Any
 
 from datasets import IterableDataset
-from hfaudio.decoding.beam import BeamSearchDecoder
 from transformers import Wav2Vec2Processor, set_seed
 
 from hfaudio.audio.augment import Augment, AugmentArguments
@@ -33,20 +32,13 @@ from hfaudio.hub.remote_code import carry_code
 from hfaudio.metrics.error_rate import ErrorRate
 from hfaudio.metrics.results import split_rates
 from hfaudio.models.frames import FrameCount
-from hfaudio.processing.language_model import save_language_model
 from hfaudio.processing.tokenizer import LabelFrames, ctc_labels
 from hfaudio.text.normalize import normalize
 from hfaudio.training.arguments import AudioTrainingArguments, parse_arguments
 from hfaudio.training.callbacks import CTCMonitor
 from hfaudio.training.ctc_models import ModelArguments, build_model, build_tokenizer, duration_limits
-from hfaudio.training.language_model import (
-    LanguageModelArguments,
-    build_lm,
-    decode_split,
-    rate_split,
-    tune_decoder,
-)
-from hfaudio.training.report import plot_tuning, write_report
+from hfaudio.training.language_model import LanguageModelArguments, LMDecoding, build_lm
+from hfaudio.training.report import write_report
 from hfaudio.training.scoring import CTCScorer
 from hfaudio.training.trainer import CTCTrainer
 
@@ -131,13 +123,13 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
 
     # Results of the best checkpoint: greedy, and with an n-gram language model whose weights are tuned on validation.
     trainer.save_model()
-    output_dir, has_lm, is_main = Path(args.output_dir), lm_args.lm != "none", trainer.is_world_process_zero()
-    if has_lm and is_main:
+    output_dir, is_main = Path(args.output_dir), trainer.is_world_process_zero()
+    decoding = None
+    if lm_args.lm != "none":
+        scorer.keep_log_probs = True
         lm = build_lm(lm_args, texts, data_args.normalizer)
-        decoder = BeamSearchDecoder(scorer.labels, lm, blank_id=scorer.blank_id, beam_width=lm_args.beam_width)
+        decoding = LMDecoding(lm_args, lm, scorer, seed=args.seed, device=str(args.device))
     metrics: dict[str, ErrorRate] = {}
-    comparisons: dict[str, Any] = {}
-    scorer.keep_log_probs = has_lm
     for name in ("validation", "test"):
         if name not in examples:
             continue
@@ -145,16 +137,12 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
         worst = scorer.tally.worst(50)
         if not is_main:
             continue
-        if not has_lm:
+        if decoding is None:
             metrics |= split_rates(scorer.tally, name, "greedy", seed=args.seed)
             continue
         if name == "validation":
-            tuning = tune_decoder(decoder, scorer, lm_args, seed=args.seed)
-            plot_tuning(tuning, output_dir / "lm_tuning.png")
-            decoder = decoder.with_settings(**dataclasses.asdict(tuning.best))
-            save_language_model(output_dir, decoder)
-        rates, tests = rate_split(decode_split(scorer, decoder, lm_args), name, seed=args.seed)
-        metrics, comparisons = metrics | rates, comparisons | tests
+            decoding.fit(output_dir)
+        metrics |= decoding.rate(name)
     if not is_main:
         return {}
     carry_code(output_dir)
@@ -168,7 +156,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
         processes=args.world_size,
         language=data_args.language,
         skipped={name: counts.as_dict() for name, counts in skipped.items()},
-        comparisons=comparisons,
+        **(decoding.facts if decoding else {}),
     )
 
 

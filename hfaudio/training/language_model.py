@@ -2,7 +2,8 @@
 
 import logging
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,14 @@ import numpy as np
 from huggingface_hub import snapshot_download
 
 from hfaudio.decoding.beam import BeamSearchDecoder, Hypothesis
-from hfaudio.decoding.tune import Tuning, tune
+from hfaudio.decoding.rescore import NeuralRescorer, RescoreWeights, fit_weights, rescore, score_n_best
+from hfaudio.decoding.tune import tune
 from hfaudio.metrics.error_rate import ErrorRate, ErrorTally, count_word_errors, paired_bootstrap
 from hfaudio.metrics.results import split_rates
 from hfaudio.ngram.model import NGramLM
+from hfaudio.processing.language_model import save_language_model
 from hfaudio.text.normalize import normalize
+from hfaudio.training.report import plot_tuning
 from hfaudio.training.scoring import CTCScorer
 
 logger = logging.getLogger(__name__)
@@ -63,20 +67,6 @@ def build_lm(args: LanguageModelArguments, transcripts: Sequence[str], normalize
     return NGramLM.load(snapshot_download(args.lm))
 
 
-def tune_decoder(decoder: BeamSearchDecoder, scorer: CTCScorer, args: LanguageModelArguments, *, seed: int) -> Tuning:
-    """Weights tuned on the split that the scorer has just seen, or on `tune_examples` of it."""
-    count = len(scorer.references)
-    chosen = np.sort(np.random.default_rng(seed).permutation(count)[: args.tune_examples])
-    tuning = tune(
-        decoder,
-        [scorer.log_probs[index] for index in chosen],
-        [scorer.references[index] for index in chosen],
-        count_errors=word_errors,
-    )
-    logger.info("best of %d settings on %d utterances: %s", len(tuning.trials), len(chosen), tuning.best)
-    return tuning
-
-
 @dataclass(frozen=True, eq=False)
 class DecodedSplit:
     """Texts of every utterance by each way of decoding, beside their references and n-best lists."""
@@ -90,7 +80,8 @@ class DecodedSplit:
 def decode_split(scorer: CTCScorer, decoder: BeamSearchDecoder, args: LanguageModelArguments) -> DecodedSplit:
     """The split that the scorer has just seen: greedy, beam search alone, with the LM, and the best of the n-best."""
     no_lm = BeamSearchDecoder(decoder.labels, blank_id=decoder.blank_id, beam_width=args.beam_width)
-    n_best = [decoder.decode_n_best(log_probs, args.n_best) for log_probs in scorer.log_probs]
+    with ThreadPoolExecutor() as threads:
+        n_best = list(threads.map(lambda log_probs: decoder.decode_n_best(log_probs, args.n_best), scorer.log_probs))
     texts = {
         "greedy": scorer.hypotheses,
         "beam": [hypothesis.text for hypothesis in no_lm.decode_batch(scorer.log_probs)],
@@ -101,6 +92,32 @@ def decode_split(scorer: CTCScorer, decoder: BeamSearchDecoder, args: LanguageMo
         ],
     }
     return DecodedSplit(scorer.references, scorer.speakers, texts, n_best)
+
+
+def rescore_split(
+    split: DecodedSplit, rescorer: NeuralRescorer, weights: RescoreWeights | None
+) -> tuple[DecodedSplit, RescoreWeights]:
+    """The split with a text "rescored" for every utterance, and the weights; None fits them to this split."""
+    scores = score_n_best(split.n_best, rescorer)
+    if weights is None:
+        texts = [[hypothesis.text for hypothesis in hypotheses] for hypotheses in split.n_best]
+        weights = fit_weights(scores, texts, split.references, count_errors=word_errors).weights
+        logger.info("weights for rescoring: %s", weights)
+    best = [hypotheses[0].text for hypotheses in rescore(split.n_best, scores, weights)]
+    return replace(split, texts=split.texts | {"rescored": best}), weights
+
+
+def describe_lm(decoder: BeamSearchDecoder, references: Sequence[str]) -> dict[str, Any]:
+    """What `metrics.json` says about a decoder's LM: its size, its weights, how well it predicts these references."""
+    assert decoder.lm is not None
+    perplexity = decoder.lm.perplexity(references)
+    return {
+        "order": decoder.lm.order,
+        "ngrams": list(decoder.lm.counts),
+        "validation_perplexity": round(perplexity.perplexity, 2),
+        "validation_oov": round(perplexity.oov / perplexity.words, 4),
+        "settings": asdict(decoder.settings),
+    }
 
 
 def word_errors(reference: str, hypothesis: str) -> int:
@@ -122,3 +139,45 @@ def rate_split(split: DecodedSplit, name: str, *, seed: int) -> tuple[dict[str, 
             differences[f"{name}/wer/{variant} - {name}/wer/greedy"] = asdict(test)
             logger.info("%s %s against greedy: %+.2f %% (p = %.4f)", name, variant, 100 * test.value, test.p_value)
     return rates, differences
+
+
+class LMDecoding:
+    """Decodes what a scorer has seen in every way there is: greedy, beam search, with an n-gram LM, rescored.
+
+    `fit` finds all weights on one split (validation, never test), `rate` measures any split with them. `facts` is what
+    `metrics.json` says beside the rates.
+    """
+
+    def __init__(
+        self, args: LanguageModelArguments, lm: NGramLM, scorer: CTCScorer, *, seed: int, device: str
+    ) -> None:
+        self.args = args
+        self.scorer = scorer
+        self.seed = seed
+        self.decoder = BeamSearchDecoder(scorer.labels, lm, blank_id=scorer.blank_id, beam_width=args.beam_width)
+        self.rescorer = NeuralRescorer(args.rescore_with, device=device) if args.rescore_with else None
+        self.weights: RescoreWeights | None = None
+        self.facts: dict[str, Any] = {"comparisons": {}}
+
+    def fit(self, folder: Path) -> None:
+        """Tune on the split that the scorer has just seen, or `tune_examples` of it; save `language_model/`."""
+        scorer, count = self.scorer, len(self.scorer.references)
+        chosen = np.sort(np.random.default_rng(self.seed).permutation(count)[: self.args.tune_examples])
+        log_probs = [scorer.log_probs[index] for index in chosen]
+        references = [scorer.references[index] for index in chosen]
+        tuning = tune(self.decoder, log_probs, references, count_errors=word_errors)
+        logger.info("best settings on %d utterances: %s", len(chosen), tuning.best)
+        plot_tuning(tuning, folder / "lm_tuning.png")
+        self.decoder = self.decoder.with_settings(**asdict(tuning.best))
+        save_language_model(folder, self.decoder)
+        self.facts["language_model"] = describe_lm(self.decoder, scorer.references)
+
+    def rate(self, name: str) -> dict[str, ErrorRate]:
+        """Rates of the split that the scorer has just seen; the first one fits the weights for rescoring."""
+        split = decode_split(self.scorer, self.decoder, self.args)
+        if self.rescorer is not None:
+            split, self.weights = rescore_split(split, self.rescorer, self.weights)
+            self.facts["rescoring"] = {"model": self.args.rescore_with, **asdict(self.weights)}
+        rates, differences = rate_split(split, name, seed=self.seed)
+        self.facts["comparisons"] |= differences
+        return rates

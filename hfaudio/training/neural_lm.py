@@ -45,8 +45,8 @@ class NeuralLMArguments:
     )
     unit: str = field(default="char", metadata={"help": f"Tokens of a new model: one of {', '.join(UNITS)}."})
     vocab_size: int = field(default=1000, metadata={"help": "At most so many words or BPE pieces."})
-    hidden_size: int = field(default=256, metadata={"help": "Width of a new model."})
-    num_hidden_layers: int = field(default=2, metadata={"help": "Layers of a new model."})
+    hidden_size: int = field(default=192, metadata={"help": "Width of a new model."})
+    num_hidden_layers: int = field(default=1, metadata={"help": "Layers of a new model."})
     dropout: float = field(default=0.2, metadata={"help": "Dropout of a new model."})
     text_files: list[str] | None = field(
         default=None, metadata={"help": "Train on the lines of these files, one sentence each, not on transcripts."}

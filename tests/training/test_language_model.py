@@ -10,10 +10,12 @@ from hfaudio.ngram.model import NGramLM
 from hfaudio.training.language_model import (
     DecodedSplit,
     LanguageModelArguments,
+    LMDecoding,
     build_lm,
     decode_split,
+    describe_lm,
     rate_split,
-    tune_decoder,
+    rescore_split,
 )
 from hfaudio.training.scoring import CTCScorer
 
@@ -65,7 +67,9 @@ def test_the_oracle_takes_the_best_of_the_list(decoder: BeamSearchDecoder) -> No
         assert text in texts and (reference not in texts or text == reference)
 
 
-def test_tuning_uses_a_part_of_the_split(decoder: BeamSearchDecoder, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_weights_are_fitted_on_a_part_of_one_split_and_used_for_the_next(
+    decoder: BeamSearchDecoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     seen = []
     decode_batch = BeamSearchDecoder.decode_batch
 
@@ -74,8 +78,17 @@ def test_tuning_uses_a_part_of_the_split(decoder: BeamSearchDecoder, monkeypatch
         return decode_batch(self, batch, *args, **kwargs)
 
     monkeypatch.setattr(BeamSearchDecoder, "decode_batch", counted)
-    tuning = tune_decoder(decoder, filled_scorer(noise=2.5), LanguageModelArguments(tune_examples=7), seed=0)
-    assert set(seen) == {7} and len(seen) == len(tuning.grid) + len(tuning.trials)
+    assert decoder.lm is not None
+    args = LanguageModelArguments(tune_examples=7)
+    decoding = LMDecoding(args, decoder.lm, filled_scorer(noise=2.5), seed=0, device="cpu")
+    decoding.fit(tmp_path)
+    assert set(seen) == {7}
+    assert (tmp_path / "language_model" / "lm.ngram").exists() and (tmp_path / "lm_tuning.png").exists()
+    fitted = decoding.decoder.settings
+    rates = decoding.rate("test")
+    assert decoding.decoder.settings == fitted and rates["test/wer/lm"].value < rates["test/wer/greedy"].value
+    assert decoding.facts["language_model"]["settings"]["alpha"] == fitted.alpha
+    assert "test/wer/lm - test/wer/greedy" in decoding.facts["comparisons"]
 
 
 def test_an_lm_from_transcripts_and_normalised_text_files(tmp_path: Path) -> None:
@@ -106,3 +119,32 @@ def test_no_speakers_no_groups() -> None:
     rates, differences = rate_split(split, "validation", seed=0)
     assert set(rates) == {f"validation/{m}/{v}" for m in ("wer", "cer", "mer") for v in ("greedy", "lm")}
     assert differences["validation/wer/lm - validation/wer/greedy"]["value"] == pytest.approx(-1 / 3)
+
+
+class Oracle:
+    """Scores as a language model would that knows what was said."""
+
+    def __call__(self, texts: list[str]) -> np.ndarray:
+        return np.array([0.0 if text in TEXTS else -20.0 for text in texts])
+
+
+def test_rescoring_fits_weights_on_one_split_and_keeps_them_for_the_next(decoder: BeamSearchDecoder) -> None:
+    split = decode_split(filled_scorer(noise=3.0), decoder, LanguageModelArguments(n_best=20))
+    rescored, weights = rescore_split(split, Oracle(), None)
+    assert weights.neural > 0
+    errors = {
+        name: sum(text != reference for text, reference in zip(texts, split.references, strict=True))
+        for name, texts in rescored.texts.items()
+    }
+    assert errors["oracle"] <= errors["rescored"] < errors["lm"]
+    again, same = rescore_split(split, Oracle(), weights)
+    assert same is weights and again.texts["rescored"] == rescored.texts["rescored"]
+
+
+def test_the_lm_is_described(decoder: BeamSearchDecoder) -> None:
+    facts = describe_lm(decoder, ["bad bed", "a zoo"])
+    assert facts["order"] == 2 and facts["ngrams"] == list(decoder.lm.counts)
+    assert facts["validation_oov"] == pytest.approx(1 / 6, abs=1e-4) and facts["settings"]["alpha"] == 0.5
+    assert facts["validation_perplexity"] == pytest.approx(
+        decoder.lm.perplexity(["bad bed", "a zoo"]).perplexity, 1e-2
+    )
