@@ -54,11 +54,12 @@ class CTCTrainingArguments(AudioTrainingArguments):
     greater_is_better: bool | None = field(default=False, metadata={"help": "False for error rates."})
 
 
+ARGUMENTS = (DataArguments, ModelArguments, AugmentArguments, LanguageModelArguments, CTCTrainingArguments)
+
+
 def main(argv: list[str] | None = None) -> dict[str, Any]:
     start = time.time()
-    data_args, model_args, augment_args, lm_args, args = parse_arguments(
-        DataArguments, ModelArguments, AugmentArguments, LanguageModelArguments, CTCTrainingArguments, argv=argv
-    )
+    data_args, model_args, augment_args, lm_args, args = parse_arguments(*ARGUMENTS, argv=argv)
     logging.basicConfig(level=logging.INFO if args.process_index == 0 else logging.WARNING)
     args.learning_rate = args.learning_rate or (3e-3 if model_args.model == "lstm" else 1e-4)
     set_seed(args.seed)
