@@ -13,6 +13,7 @@ from typing import Any
 import hfaudio
 
 FORMATS = ("txt", "json", "srt", "vtt")
+ALIGNMENT_FORMATS = ("textgrid", "json", "srt")
 
 # Options of `hfaudio evaluate` that are fields of `DataArguments`; their defaults are declared there.
 DATA_OPTIONS: dict[str, dict[str, Any]] = {
@@ -50,9 +51,20 @@ def build_parser() -> argparse.ArgumentParser:
     command.add_argument("files", metavar="FILE", nargs="+", help="recordings: wav, flac, ogg, mp3, m4a, mp4, webm")
     command.add_argument("--format", choices=FORMATS, default="txt", help="what is written (txt)")
     command.add_argument("--output_dir", type=Path, help="one file for each recording here, instead of the terminal")
+    command.add_argument("--hotwords", nargs="+", metavar="PHRASE", help="words or phrases that are likely to occur")
     command.add_argument("--chunk_seconds", type=float, default=20.0, help="what a CTC model reads at once (20)")
     command.add_argument("--stride_seconds", type=float, default=3.0, help="context at both ends of a chunk (3)")
     command.add_argument("--batch_size", type=int, default=4, help="chunks of a CTC model read together (4)")
+
+    command = commands.add_parser("align", help="when the words of a known text are spoken")
+    command.set_defaults(run=run_align)
+    command.add_argument("model", metavar="MODEL", help="folder or Hub id of a CTC model")
+    command.add_argument("audio", metavar="AUDIO", type=Path, help="the recording")
+    command.add_argument("text", metavar="TEXT", type=Path, help="text file of what is said, in UTF-8")
+    command.add_argument("--format", choices=ALIGNMENT_FORMATS, default="textgrid", help="what is written (textgrid)")
+    command.add_argument("-o", "--output", type=Path, help="file to write instead of the terminal")
+    command.add_argument("--device", help="cpu, cuda, cuda:1 ... (the accelerator, if there is one)")
+    command.add_argument("--trust_remote_code", action="store_true", help="run code that the model's folder brings")
 
     command = commands.add_parser("evaluate", help="error rates of a model on a dataset")
     command.set_defaults(run=run_evaluate)
@@ -65,11 +77,87 @@ def build_parser() -> argparse.ArgumentParser:
     command.add_argument("--seed", type=int, default=0, help="of the intervals' resampling (0)")
     for name, option in DATA_OPTIONS.items():
         command.add_argument(f"--{name}", default=argparse.SUPPRESS, **option)
+
+    command = commands.add_parser("lm", help="n-gram language models: train, eval, mix, convert")
+    add_lm_commands(command.add_subparsers(dest="lm_command", required=True, metavar="COMMAND"))
     return parser
+
+
+def add_lm_commands(commands: Any) -> None:
+    """The commands of `hfaudio lm`."""
+    command = commands.add_parser("train", help="estimate a model from text")
+    command.set_defaults(run=run_lm_train)
+    add_text_options(command, "TEXT", nargs="*")
+    command.add_argument("--dataset", help="a text dataset on the Hub or a folder, streamed, instead of files")
+    command.add_argument("--dataset_config", help="configuration of the dataset, if it has several")
+    command.add_argument("--split", default="train", help="split of the dataset (train)")
+    command.add_argument("--text_column", default="text", help="column of the dataset (text)")
+    command.add_argument("--order", type=int, default=3, help="words of the longest n-grams, 1 to 6 (3)")
+    command.add_argument("--unit", default="word", help="word, char, or bpe with --tokenizer (word)")
+    command.add_argument(
+        "--prune",
+        type=int,
+        nargs="+",
+        default=[],
+        metavar="COUNT",
+        help="drop n-grams of order 1, 2, ... that occur at most so often; the last one holds for higher orders",
+    )
+    command.add_argument("--vocab", metavar="FILE", help="words, parted by white space; others become <unk>")
+    command.add_argument("--vocab_size", type=int, help="keep so many words, the most frequent ones")
+    command.add_argument("--min_count", type=int, default=1, help="keep words that occur at least so often (1)")
+    command.add_argument("--memory", help="what to sort in, such as 500M or 2G; the rest of the work goes to files")
+    command.add_argument("--temp_dir", metavar="FOLDER", help="where these files are (the system's folder)")
+    command.add_argument("--closed", action="store_true", help="give words outside of the text no probability")
+    add_output_options(command)
+
+    command = commands.add_parser("eval", help="perplexity of texts")
+    command.set_defaults(run=run_lm_eval)
+    command.add_argument("model", metavar="LM", help="folder, lm.ngram, ARPA or KenLM file")
+    add_text_options(command, "TEXT", nargs="+")
+
+    command = commands.add_parser("mix", help="interpolate models, with weights that suit a text best")
+    command.set_defaults(run=run_lm_mix)
+    command.add_argument("models", metavar="LM", nargs="+", help="folders, lm.ngram or ARPA files")
+    choice = command.add_mutually_exclusive_group(required=True)
+    choice.add_argument("--dev", metavar="TEXT", nargs="+", help="text files that the weights are fitted on")
+    choice.add_argument("--weights", type=float, nargs="+", help="given weights, one for each model")
+    add_line_options(command)
+    add_output_options(command)
+
+    command = commands.add_parser("convert", help="between lm.ngram (a folder or file) and ARPA (.arpa, .arpa.gz)")
+    command.set_defaults(run=run_lm_convert)
+    command.add_argument("model", metavar="IN", help="folder, lm.ngram or ARPA file")
+    command.add_argument("output", metavar="OUT", help="a folder, or a file that ends in .ngram, .arpa or .arpa.gz")
+    command.add_argument("--quantize", type=int, metavar="BITS", help="of a probability and a back-off, such as 8")
+
+
+def add_text_options(command: argparse.ArgumentParser, name: str, nargs: str) -> None:
+    command.add_argument(
+        "text", metavar=name, nargs=nargs, help="files, a sentence a line; gzip too, - is standard input"
+    )
+    add_line_options(command)
+
+
+def add_line_options(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--normalizer", default="basic", help="none, basic or english, as the recogniser's (basic)")
+    command.add_argument("--tokenizer", metavar="FOLDER", help="tokenizer of a model of word pieces: folder or Hub id")
+
+
+def add_output_options(command: argparse.ArgumentParser) -> None:
+    command.add_argument("-o", "--output", required=True, help="a folder, or a file that ends in .ngram or .arpa.gz")
+    command.add_argument("--arpa", metavar="FILE", help="write an ARPA file as well: .arpa or .arpa.gz")
+    command.add_argument(
+        "--entropy_prune",
+        type=float,
+        metavar="RATIO",
+        help="drop n-grams that change perplexity by less, such as 1e-8",
+    )
+    command.add_argument("--quantize", type=int, metavar="BITS", help="of a probability and a back-off, such as 8")
 
 
 def add_model_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("model", metavar="MODEL", help="folder or Hub id that pipeline() opens")
+    command.add_argument("--greedy", action="store_true", help="without the language model in the model's folder")
     command.add_argument("--device", help="cpu, cuda, cuda:1 ... (the accelerator, if there is one)")
     command.add_argument("--trust_remote_code", action="store_true", help="run code that the model's folder brings")
 
@@ -94,6 +182,8 @@ def run_transcribe(arguments: argparse.Namespace) -> int:
         arguments.model,
         device=arguments.device,
         trust_remote_code=arguments.trust_remote_code,
+        language_model=not arguments.greedy,
+        hotwords=arguments.hotwords,
         chunk_seconds=arguments.chunk_seconds,
         stride_seconds=arguments.stride_seconds,
         batch_size=arguments.batch_size,
@@ -127,6 +217,38 @@ def rendered(transcript: Any, output_format: str) -> str:
     return to_srt(subtitles) if output_format == "srt" else to_vtt(subtitles)
 
 
+def run_align(arguments: argparse.Namespace) -> int:
+    """The alignment to standard output or a file; words that are not spoken are listed on standard error."""
+    for file in (arguments.audio, arguments.text):
+        if not file.is_file():
+            raise ValueError(f"there is no file {file}; check the path")
+    try:
+        text = arguments.text.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{arguments.text} is not UTF-8 text ({error}); save it as UTF-8") from error
+    quiet_transformers()
+    from hfaudio.audio.io import AudioError
+    from hfaudio.inference.align import Aligner, to_json, to_subtitles, to_textgrid
+
+    writers = {"textgrid": to_textgrid, "json": to_json, "srt": to_subtitles}
+    aligner = Aligner(arguments.model, device=arguments.device, trust_remote_code=arguments.trust_remote_code)
+    try:
+        alignment = aligner(arguments.audio, text)
+    except AudioError as error:
+        print(f"hfaudio align: {error}", file=sys.stderr)
+        return 1
+    content = writers[arguments.format](alignment)
+    if arguments.output:
+        arguments.output.write_text(content, encoding="utf-8")
+    else:
+        print(content, end="")
+    if missing := [word.text for word in alignment.words if not word.is_spoken]:
+        examples = " ".join(missing[:10]) + (" ..." if len(missing) > 10 else "")
+        total = len(alignment.words)
+        print(f"hfaudio align: {len(missing)} of {total} words are not spoken: {examples}", file=sys.stderr)
+    return 0
+
+
 def run_evaluate(arguments: argparse.Namespace) -> int:
     """Rates to standard output, all of the results to a file."""
     quiet_transformers()
@@ -143,6 +265,7 @@ def run_evaluate(arguments: argparse.Namespace) -> int:
         batch_size=arguments.batch_size,
         device=arguments.device,
         trust_remote_code=arguments.trust_remote_code,
+        language_model=not arguments.greedy,
         seed=arguments.seed,
     )
     for name, rate in results["metrics"].items():
@@ -152,6 +275,128 @@ def run_evaluate(arguments: argparse.Namespace) -> int:
         print(f"skipped {count:,} rows: {reason}")
     speed = f"{results['audio_seconds']:,.1f} s of audio, {results['rtfx']:g} times real time"
     print(f"{speed} on {results['device']}; results in {arguments.output}")
+    return 0
+
+
+def run_lm_train(arguments: argparse.Namespace) -> int:
+    """A model folder (or file), and what it holds to standard output."""
+    if bool(arguments.text) == bool(arguments.dataset):
+        raise ValueError("give either text files or --dataset, got " + ("both" if arguments.text else "neither"))
+    from hfaudio.ngram.estimate import estimate
+    from hfaudio.text.lines import text_lines
+
+    vocabulary = None
+    if arguments.vocab:
+        vocabulary = Path(arguments.vocab).read_text(encoding="utf-8").split()
+    if arguments.dataset:
+        from hfaudio.data.text import dataset_lines
+
+        lines = dataset_lines(
+            arguments.dataset,
+            arguments.split,
+            arguments.text_column,
+            arguments.normalizer,
+            config=arguments.dataset_config,
+        )
+    else:
+        lines = text_lines(arguments.text, arguments.normalizer)
+    model = estimate(
+        lines,
+        arguments.order,
+        unit=arguments.unit,
+        tokenize=word_pieces(arguments.tokenizer) if arguments.tokenizer else None,
+        prune=arguments.prune,
+        vocabulary=vocabulary,
+        vocab_size=arguments.vocab_size,
+        min_count=arguments.min_count,
+        closed=arguments.closed,
+        memory=byte_count(arguments.memory) if arguments.memory else None,
+        temp_dir=arguments.temp_dir,
+    )
+    save_lm(model.words, model.tables, model.unit, arguments)
+    return 0
+
+
+def byte_count(text: str) -> int:
+    """ "2G" is 2 * 2**30 bytes."""
+    number, unit = (text[:-1], text[-1]) if text[-1:].isalpha() else (text, "")
+    powers = {"": 0, "k": 10, "m": 20, "g": 30}
+    try:
+        return int(float(number) * 2 ** powers[unit.lower()])
+    except (ValueError, KeyError) as error:
+        raise ValueError(f"--memory is a number of bytes with K, M or G, such as 500M; got {text!r}") from error
+
+
+def save_lm(words: list[str], tables: Any, unit: str, arguments: argparse.Namespace) -> None:
+    """Write a model as `add_output_options` says."""
+    from hfaudio.ngram.model import NGramLM
+    from hfaudio.ngram.prune import prune_entropy
+
+    if arguments.entropy_prune is not None:
+        tables = prune_entropy(tables, arguments.entropy_prune)
+    lm = NGramLM.from_tables(words, tables, unit=unit)
+    file = lm.save(arguments.output, quantize=arguments.quantize)
+    counts = ", ".join(f"{count:,} {order}-grams" for order, count in enumerate(lm.counts, start=1))
+    print(f"{file}: {counts}, {file.stat().st_size:,} bytes")
+    if arguments.arpa:
+        print(lm.save(arguments.arpa))
+
+
+def run_lm_eval(arguments: argparse.Namespace) -> int:
+    """Perplexity, and how many words are unknown, to standard output."""
+    from hfaudio.ngram.model import NGramLM
+
+    lm = NGramLM.load(arguments.model)
+    result = lm.perplexity(lm_lines(arguments.text, lm.unit, arguments))
+    share = 100 * result.oov / result.words
+    print(
+        f"perplexity {result.perplexity:.2f}, without unknown words {result.perplexity_without_oov:.2f}; "
+        f"{result.words:,} words with sentence ends, {result.oov:,} unknown ({share:.2f} %)"
+    )
+    return 0
+
+
+def lm_lines(files: list[str], unit: str, arguments: argparse.Namespace) -> Any:
+    """Sentences as a model of a unit scores them."""
+    from hfaudio.text.lines import text_lines
+
+    lines = text_lines(files, arguments.normalizer)
+    if (unit == "bpe") != bool(arguments.tokenizer):
+        raise ValueError(
+            f"the unit of the model is {unit!r}; --tokenizer goes with models of word pieces, and only there"
+        )
+    if unit != "bpe":
+        return lines
+    split = word_pieces(arguments.tokenizer)
+    return (" ".join(split(line)) for line in lines)
+
+
+def word_pieces(tokenizer: str) -> Callable[[str], list[str]]:
+    quiet_transformers()
+    from hfaudio.data.text import piece_splitter
+
+    return piece_splitter(tokenizer)
+
+
+def run_lm_mix(arguments: argparse.Namespace) -> int:
+    """One model of several, and their weights to standard output."""
+    from hfaudio.ngram.interpolate import fit_weights, interpolate
+    from hfaudio.ngram.model import NGramLM
+
+    models = [NGramLM.load(model) for model in arguments.models]
+    weights = arguments.weights or fit_weights(models, lm_lines(arguments.dev, models[0].unit, arguments))
+    for name, weight in zip(arguments.models, weights, strict=False):
+        print(f"{weight:.4f} {name}")
+    lm = interpolate(models, weights)
+    save_lm(lm.words, lm.tables(), lm.unit, arguments)
+    return 0
+
+
+def run_lm_convert(arguments: argparse.Namespace) -> int:
+    from hfaudio.ngram.model import NGramLM
+
+    file = NGramLM.load(arguments.model).save(arguments.output, quantize=arguments.quantize)
+    print(f"{file}: {file.stat().st_size:,} bytes")
     return 0
 
 

@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -105,17 +105,34 @@ class BeamSettings:
 
 @dataclass(frozen=True, eq=False)
 class Hypothesis:
-    """A text with its ln scores (`score` is the sum of the other two) and N labels with their frames."""
+    """A text with its ln scores (`score` is the sum of the other two) and N labels.
+
+    When the labels and words were spoken is looked for when it is asked for: it costs a fifth of the search.
+    """
 
     text: str
     score: float
     acoustic_score: float  # ln of the sum over alignments
     lm_score: float  # all else: LM, word bonus, unknown words, hotwords
     tokens: np.ndarray  # (N,) int32 label ids
-    frames: np.ndarray  # (N, 2) first frame and frame after the last, of the best alignment
-    token_sums: np.ndarray  # (N,) a label's probabilities, summed over its frames
     labels: Sequence[str]  # what label ids spell
+    align: Callable[[], tuple[np.ndarray, np.ndarray]]  # frames and sums of the labels, and maybe of some after them
     seconds_per_frame: float = 1.0
+
+    @cached_property
+    def _times(self) -> tuple[np.ndarray, np.ndarray]:
+        frames, sums = self.align()
+        return frames[: len(self.tokens)], sums[: len(self.tokens)]
+
+    @property
+    def frames(self) -> np.ndarray:
+        """First frame and frame after the last (N, 2) of each label, in the best alignment."""
+        return self._times[0]
+
+    @property
+    def token_sums(self) -> np.ndarray:
+        """Probabilities (N,) of each label, summed over its frames."""
+        return self._times[1]
 
     @cached_property
     def words(self) -> list[Word]:
@@ -236,14 +253,14 @@ class BeamSearchDecoder:
         values = self._prepare(log_probs, length, logits)
         hotwords_encoded, rules = self._for_hotwords(hotwords)
         with self._workspace(rules, values.shape[1]) as work, announced_compilation():
-            end, tokens, frames, sums, acoustic, other = decode_best(
+            end, tokens, acoustic, other = decode_best(
                 values, self._labels, self._lexicon, hotwords_encoded, self._lm_kernel, rules, work[0]
             )
             if end < len(values) or other == -math.inf:
                 search = Search(self, hotwords_encoded, rules, work)
                 search.run(values)
-                return search.hypotheses(1, lambda tokens: token_times(values, tokens, self._labels, MARGIN))[0]
-        return self._hypothesis(tokens, frames, sums, acoustic, other)
+                return search.hypotheses(1, partial(align_tokens, values, self._labels))[0]
+        return self._hypothesis(tokens, acoustic, other, partial(align_tokens, values, self._labels, tokens))
 
     def decode_n_best(
         self,
@@ -266,7 +283,7 @@ class BeamSearchDecoder:
         with self._workspace(rules, values.shape[1]) as work, announced_compilation():
             search = Search(self, hotwords_encoded, rules, work)
             search.run(values)
-            return search.hypotheses(n, lambda tokens: token_times(values, tokens, self._labels, MARGIN))
+            return search.hypotheses(n, partial(align_tokens, values, self._labels))
 
     def decode_batch(
         self,
@@ -344,7 +361,7 @@ class BeamSearchDecoder:
             if not 0 <= length <= len(log_probs):
                 raise ValueError(f"length is {length} of {len(log_probs)} frames; give a number of frames")
             log_probs = log_probs[:length]
-        values = np.require(log_probs, np.float32, ["C", "W"])
+        values = np.array(log_probs, np.float32, order="C")  # a copy: times are looked for later
         top = values.max() if values.size else 0.0  # NaN if there is one
         if logits:
             if not top < math.inf:
@@ -379,19 +396,14 @@ class BeamSearchDecoder:
         return " ".join("".join([self.labels[token] for token in tokens.tolist()]).split())
 
     def _hypothesis(
-        self, tokens: np.ndarray, frames: np.ndarray, sums: np.ndarray, acoustic: float, other: float
+        self,
+        tokens: np.ndarray,
+        acoustic: float,
+        other: float,
+        align: Callable[[], tuple[np.ndarray, np.ndarray]],
     ) -> Hypothesis:
-        return Hypothesis(
-            self._text(tokens),
-            acoustic + other,
-            acoustic,
-            other,
-            tokens,
-            frames,
-            sums,
-            self.labels,
-            self.seconds_per_frame,
-        )
+        text = self._text(tokens)
+        return Hypothesis(text, acoustic + other, acoustic, other, tokens, self.labels, align, self.seconds_per_frame)
 
 
 @dataclass(frozen=True)
@@ -483,7 +495,7 @@ class Search:
             text = self.decoder._text(tokens)
             if text not in texts:  # word pieces spell a text in several ways
                 texts.add(text)
-                hypotheses.append(self.decoder._hypothesis(tokens, *times(tokens), acoustic[k], other[k]))
+                hypotheses.append(self.decoder._hypothesis(tokens, acoustic[k], other[k], partial(times, tokens)))
         return hypotheses
 
     def without_open_word(self, nodes: np.ndarray, acoustic: np.ndarray, times: Times) -> Hypothesis:
@@ -494,10 +506,8 @@ class Search:
         lengths = np.diff(self.arguments[0].first_symbol)[tokens]
         open_labels = int(np.searchsorted(np.cumsum(lengths[::-1]), tree["letters"][best])) + 1
         kept = len(tokens) - open_labels
-        frames, sums = times(tokens)
-        return self.decoder._hypothesis(
-            tokens[:kept], frames[:kept], sums[:kept], acoustic[best], float(tree["score"][best])
-        )
+        score = float(tree["score"][best])
+        return self.decoder._hypothesis(tokens[:kept], acoustic[best], score, partial(times, tokens))
 
 
 class Stream:
@@ -525,7 +535,7 @@ class Stream:
         values = self._decoder._prepare(log_probs, None, logits)
         with announced_compilation():
             self._search.run(values)
-        self._frames.append(values.copy())  # the caller may use the memory again
+        self._frames.append(values)
         if sum(map(len, self._frames)) >= SETTLED_EVERY:
             self._settle()
         text = self._decoder._text(self._search.tokens(self._search.best()))
@@ -564,8 +574,8 @@ def decode_best(
     lm: Kernel,
     rules: Rules,
     work: Workspace,
-) -> tuple[int, np.ndarray, np.ndarray, np.ndarray, float, float]:
-    """Frames searched, then labels, frames, sums and scores of the best text, if that was all of them."""
+) -> tuple[int, np.ndarray, float, float]:
+    """Frames searched, then labels and scores of the best text, if that was all of them."""
     searched = advance(log_probs, 0, labels, lexicon, hotwords, lm, rules, work)
     tokens = np.empty(0, np.int32)
     acoustic_score, other_score = 0.0, -math.inf
@@ -576,8 +586,12 @@ def decode_best(
         best = np.argmax(acoustic[:size] + other[:size])
         tokens = path(work.nodes, ends[best])
         acoustic_score, other_score = acoustic[best], other[best]
-    frames, sums = token_times(log_probs[:searched], tokens, labels, MARGIN)
-    return searched, tokens, frames, sums, acoustic_score, other_score
+    return searched, tokens, acoustic_score, other_score
+
+
+def align_tokens(log_probs: np.ndarray, labels: Labels, tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Frames and sums of a hypothesis's labels."""
+    return token_times(log_probs, tokens, labels, MARGIN)
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -601,7 +615,7 @@ def unigram_log_probs(lm: Kernel, size: int) -> np.ndarray:
     """log10 p (size,) of every word in the empty context."""
     log_probs = np.empty(size)
     for word in range(size):
-        log_probs[word] = step(lm, 0, word)[0]
+        log_probs[word] = step(lm, np.int64(0), np.int64(word))[0]
     return log_probs
 
 
@@ -725,7 +739,7 @@ class CompilationNotice(event.Listener):
 @contextmanager
 def announced_compilation() -> Iterator[None]:
     """While numba compiles in here, the log says so."""
-    if decode_best.signatures:
+    if decode_best.overloads:
         yield
         return
     with event.install_listener("numba:compile", CompilationNotice()):

@@ -10,7 +10,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from hfaudio.decoding.lexicon import SPACE, Alphabet, Trie, build_trie, compiled, find_child
+from hfaudio.decoding.lexicon import SPACE, Alphabet, Trie, build_trie, find_child
+from hfaudio.ngram.compiled import compiled
 
 OUTSIDE = -1  # inside a word that no hotword starts with
 
@@ -51,7 +52,7 @@ def build_hotwords(weights: Mapping[str, float], alphabet: Alphabet) -> Hotwords
     for text, value in entries.items():
         node = 0
         for length, symbol in enumerate(alphabet.symbols(text).tolist(), start=1):
-            node = find_child(trie, node, symbol)
+            node = find_child(trie, np.int64(node), np.int64(symbol))
             potential[node] = max(potential[node], value * length / len(text))
     for node in range(1, size):  # a shorter match may be further than the longer one that contains it
         if fallback[node] >= 0:
@@ -63,7 +64,7 @@ def _fallback(trie: Trie, fallback: np.ndarray, above: int, symbol: int) -> int:
     """State of the longest proper suffix of node (above, symbol) that starts at a word."""
     state = int(fallback[above])
     while state >= 0:
-        found = find_child(trie, state, symbol)
+        found = find_child(trie, np.int64(state), np.int64(symbol))
         if found >= 0:
             return found
         state = int(fallback[state])
@@ -77,7 +78,7 @@ def follow(hotwords: Hotwords, state: int, symbol: int) -> int:
         found = find_child(hotwords.trie, state, symbol)
         if found >= 0:
             return found
-        state = hotwords.fallback[state]
+        state = int(hotwords.fallback[state])
     return 0 if symbol == SPACE else OUTSIDE
 
 

@@ -10,7 +10,8 @@ to the best of the frame: adding them up needs no logarithm. Its weight exp(scor
              the vocabulary starts so; given back when the word is finished
 
 Labels that spell nothing (the blank, sentence marks) are blanks. A space at the start of the text or after another
-space spells nothing either. T frames, V labels.
+space spells nothing either. T frames, V labels. Calls pass
+int64, as functions would be compiled once more for every other type of number.
 """
 
 import math
@@ -20,7 +21,8 @@ import numpy as np
 from numba import njit
 
 from hfaudio.decoding.hotwords import Hotwords, follow
-from hfaudio.decoding.lexicon import SPACE, Trie, compiled, find_child, inlined
+from hfaudio.decoding.lexicon import SPACE, Trie, find_child
+from hfaudio.ngram.compiled import compiled, inlined
 from hfaudio.ngram.query import Kernel, step
 
 LN10 = math.log(10.0)
@@ -171,6 +173,11 @@ def advance(
 @compiled
 def select_labels(row: np.ndarray, labels: Labels, minimum: float, work: Workspace) -> tuple[int, float]:
     """Candidates of a frame, those of at least `minimum` (or the best one): their number, and the blanks' mass."""
+    above = 0
+    for value in row:
+        above += value >= minimum  # no branch, so several at once: most frames have the blank alone
+    if above == 1 and row[labels.blanks[0]] >= minimum:
+        return 0, math.exp(row[labels.blanks[0]])
     count, blank = 0, 0.0
     found = False
     for label in range(len(row)):
@@ -267,7 +274,7 @@ def extend(
         total = blank + entry.label
         node = nodes[parent]
         if used - ranked >= RANKED_EVERY and used >= rules.beam_width:
-            bar = max(bar, kth_entry(slots, used, rules.beam_width, bar, work.ranking))
+            bar = max(bar, kth_entry(slots, np.int64(used), rules.beam_width, bar, work.ranking))
             ranked = used
         # all of a parent's new children at once, if none of them is in the beam and its spaces do not come back to it
         if node.child_frame != frame and node.letters > 0 and not rules.has_hotwords:
@@ -340,12 +347,12 @@ def make_child(
                 gain += hotwords.bonus[hotword]
         trie, letters = 0, 0
         if rules.has_hotwords:
-            hotword = follow(hotwords, hotword, SPACE)
+            hotword = follow(hotwords, np.int64(hotword), np.int64(SPACE))
     for k in range(labels.first_symbol[label], labels.first_symbol[label + 1]):
         if trie >= 0:
-            trie = find_child(lexicon, trie, labels.symbols[k])
+            trie = find_child(lexicon, np.int64(trie), np.int64(labels.symbols[k]))
         if rules.has_hotwords:
-            hotword = follow(hotwords, hotword, labels.symbols[k])
+            hotword = follow(hotwords, np.int64(hotword), np.int64(labels.symbols[k]))
         letters += 1
     opened = open_score(trie, hotword, letters, lexicon, hotwords, rules)
     if mass * math.exp(opened - node.open + gain) < bar:
@@ -358,7 +365,7 @@ def make_child(
         if closes and labels.space_unit >= 0:
             score, state = score_unit(score, state, labels.space_unit, lm, rules)
         for k in range(labels.first_unit[label], labels.first_unit[label + 1]):
-            score, state = score_unit(score, state, labels.units[k], lm, rules)
+            score, state = score_unit(score, state, np.int64(labels.units[k]), lm, rules)
     if not mass * math.exp(score + opened - node.score - node.open) >= bar or score + opened == -math.inf:
         return -1
     child = progress.nodes
@@ -390,7 +397,7 @@ def open_score(trie: int, hotword: int, letters: int, lexicon: Trie, hotwords: H
     return rules.open_unknown * max(1.0, letters / 6.0)
 
 
-@inlined
+@compiled
 def score_unit(score: float, state: int, unit: int, lm: Kernel, rules: Rules) -> tuple[float, int]:
     """Score and LM state after one label of an LM of labels."""
     log10_prob, next_state = step(lm, state, unit)
@@ -400,7 +407,7 @@ def score_unit(score: float, state: int, unit: int, lm: Kernel, rules: Rules) ->
     return score, next_state
 
 
-@inlined
+@compiled
 def close_word(index: int, lexicon: Trie, hotwords: Hotwords, lm: Kernel, rules: Rules, nodes: np.ndarray) -> None:
     """Fill the closed_ fields of a node: score and LM state if its open word ended there."""
     node = nodes[index]
@@ -419,14 +426,14 @@ def close_word(index: int, lexicon: Trie, hotwords: Hotwords, lm: Kernel, rules:
     if rules.has_lexicon and not known:
         node.closed_score += rules.unknown_offset
     if rules.scores_words:
-        log10_prob, node.closed_state = step(lm, node.state, word)
+        log10_prob, node.closed_state = step(lm, node.state, np.int64(word))
         node.closed_score += rules.alpha * LN10 * log10_prob
 
 
 @compiled
 def kth_entry(slots: np.ndarray, used: int, k: int, bar: float, ranking: np.ndarray) -> float:
     """The k-th highest entry of at least `bar`, or 0 if there are fewer."""
-    size = 0
+    size = np.int64(0)
     for i in range(used):
         slot = slots[i]
         for mass in (slot.blank, slot.label):
@@ -467,7 +474,7 @@ def prune(used: int, best: float, rules: Rules, work: Workspace) -> int:
     Of equal entries at the limit the first ones stay: prefixes that were there, then new ones by parent and label.
     """
     threshold = best * rules.beam_prune
-    limit = kth_entry(work.slots, used, rules.beam_width, threshold, work.ranking)
+    limit = kth_entry(work.slots, np.int64(used), rules.beam_width, threshold, work.ranking)
     ties = len(work.ranking) if threshold > 0.0 else 0  # nothing has to be dropped, unless it has no mass
     if limit >= threshold and limit > 0.0:
         threshold = limit
@@ -606,7 +613,7 @@ def finish(
         acoustic[k] = math.log(acoustic[k]) + progress.log_scale
         other[k] = node.closed_score
         if rules.score_boundary and (rules.scores_words or rules.scores_labels):
-            log10_prob, _ = step(lm, node.closed_state, SENTENCE_END)
+            log10_prob, _ = step(lm, node.closed_state, np.int64(SENTENCE_END))
             other[k] += rules.alpha * LN10 * log10_prob
     return count
 

@@ -50,10 +50,10 @@ def evaluate(
 ) -> dict[str, Any]:
     """What it writes to `output`: rates `{split}/wer/greedy`, cer, mer and the WER of each speaker, with the facts.
 
-    Models with a language model have "lm" in place of "greedy", models that generate (Whisper) "generate". Hypotheses and transcripts are both written
-    by the normaliser that the model was trained with (`config.text_normalizer`), or if it names none by that of the
-    `arguments`. Rows that cannot be used, or are outside the duration limits of the `arguments`, are skipped and
-    counted by reason.
+    Models with a language model have "lm" in place of "greedy", models that generate (Whisper) "generate".
+    Hypotheses and transcripts are both written by the normaliser that the model was trained with
+    (`config.text_normalizer`), or if it names none by that of the `arguments`. Rows that cannot be used, or are
+    outside the duration limits of the `arguments`, are skipped and counted by reason.
 
     Args:
         model: a folder or Hub id.

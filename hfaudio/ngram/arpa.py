@@ -4,8 +4,10 @@ import gzip
 import logging
 import os
 import re
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -22,6 +24,49 @@ LOWEST = -99.0  # stands for -inf in ARPA files
 MISSING_UNK = -100.0  # what KenLM gives <unk> in a model that has none
 
 
+def write_arpa(path: str | os.PathLike[str], words: Sequence[str], tables: Sequence[NGramTable]) -> None:
+    """Write an ARPA file as lmplz does, gzip if the name ends in `.gz`. Whole or not at all."""
+    file = Path(path)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    partial = file.with_name(f"{file.name}.partial")
+    spelled = pa.array(words, pa.large_string())
+    with gzip.open(partial, "wb", compresslevel=1) if file.name.endswith(".gz") else partial.open("wb") as opened:
+        counts = "".join(f"ngram {order}={len(table)}\n" for order, table in enumerate(tables, start=1))
+        opened.write(f"\\data\\\n{counts}".encode())
+        texts = spelled
+        for order, table in enumerate(tables, start=1):
+            opened.write(f"\n\\{order}-grams:\n".encode())
+            if order > 1:
+                texts = joined(texts.take(pa.array(table.prefix)), spelled.take(pa.array(table.word)), " ")
+            columns = [number_column(table.log_prob), texts]
+            if order < len(tables):
+                columns.append(number_column(table.log_backoff))
+            end = pa.scalar("", pa.large_string())
+            lines = joined(joined(*columns, "\t"), end, "\n")
+            for chunk in lines.chunks if isinstance(lines, pa.ChunkedArray) else [lines]:
+                write_texts(opened, chunk)
+        opened.write(b"\n\\end\\\n")
+    os.replace(partial, file)
+
+
+def joined(*columns_and_separator: Any) -> Any:
+    """Texts of several columns, element by element, with a separator between them."""
+    *columns, separator = columns_and_separator
+    return pc.binary_join_element_wise(*columns, pa.scalar(separator, pa.large_string()))
+
+
+def number_column(values: np.ndarray) -> pa.Array:
+    """Numbers with up to seven decimals, as text."""
+    rounded = np.round(values.astype(np.float64), 7).astype(np.float32) + np.float32(0)  # + 0: no "-0"
+    return pa.array(rounded).cast(pa.large_string())
+
+
+def write_texts(opened: Any, texts: pa.LargeStringArray) -> None:
+    """Write the texts of an array in a row, straight from its memory."""
+    offsets = np.frombuffer(texts.buffers()[1], np.int64)[texts.offset : texts.offset + len(texts) + 1]
+    opened.write(memoryview(texts.buffers()[2])[offsets[0] : offsets[-1]])
+
+
 def read_arpa(path: str | os.PathLike[str]) -> tuple[list[str], list[NGramTable]]:
     """Words and tables of an ARPA file.
 
@@ -32,7 +77,10 @@ def read_arpa(path: str | os.PathLike[str]) -> tuple[list[str], list[NGramTable]
     """
     content = Path(path).read_bytes()
     if content.startswith(GZIP_MAGIC):
-        content = gzip.decompress(content)
+        try:
+            content = gzip.decompress(content)
+        except (EOFError, OSError, zlib.error) as error:
+            raise ValueError(f"{path} cannot be unpacked ({error}); copy it again") from error
     content = content.replace(b"\r\n", b"\n")
     counts, sections = split_sections(content, path)
     words: list[str] = []
@@ -42,12 +90,13 @@ def read_arpa(path: str | os.PathLike[str]) -> tuple[list[str], list[NGramTable]
         probs, backoffs, tokens, lines = parse_section(np.frombuffer(section, np.uint8), order)
         if lines >= 0:
             line = section.split(b"\n")[lines].decode("utf-8", "replace")
-            raise ValueError(f"{path}: {line!r} is no {order}-gram line of an ARPA file (log10 p, words, log10 back-off)")
+            raise ValueError(f"{path}: {line!r} is no {order}-gram line (log10 p, words, log10 back-off)")
         if len(probs) != count:
             raise ValueError(f"{path} has {len(probs)} {order}-grams, its header says {count}; the file is damaged")
         if len(probs) and probs.max() > 1e-3:
             raise ValueError(f"{path} has the log10 probability {probs.max():g} above 0; the file is damaged")
-        names = pa.LargeBinaryArray.from_buffers(pa.large_binary(), len(tokens[0]) - 1, [None, pa.py_buffer(tokens[0]), pa.py_buffer(tokens[1])])
+        buffers = [None, pa.py_buffer(tokens[0]), pa.py_buffer(tokens[1])]
+        names = pa.LargeBinaryArray.from_buffers(pa.large_binary(), len(tokens[0]) - 1, buffers)
         if order == 1:
             words, vocabulary, probs, backoffs = order_words(names, probs, backoffs, path)
             ids = np.arange(len(words), dtype=np.int32)[:, None]
@@ -72,16 +121,18 @@ def split_sections(content: bytes, path: str | os.PathLike[str]) -> tuple[list[i
     marks = list(re.finditer(rb"^\\(\d+)-grams:[ \t]*$", content, flags=re.M))
     end = content.rfind(b"\\end\\")
     header = content[start : marks[0].start() if marks else None]
-    counts = [int(count) for _, count in sorted((int(k), n) for k, n in re.findall(rb"ngram +(\d+) *= *(\d+)", header))]
+    found = re.findall(rb"ngram +(\d+) *= *(\d+)", header)
+    counts = [count for _, count in sorted((int(order), int(count)) for order, count in found)]
     if end < 0 or len(marks) != len(counts) or not counts:
-        raise ValueError(f"{path} is cut off: {len(marks)} of {len(counts)} sections and {'an' if end >= 0 else 'no'} \\end\\ line")
+        last_line = "an" if end >= 0 else "no"
+        raise ValueError(f"{path} is cut off: {len(marks)} of {len(counts)} sections and {last_line} \\end\\ line")
     ends = [mark.start() for mark in marks[1:]] + [end]
     return counts, [content[mark.end() + 1 : stop] for mark, stop in zip(marks, ends, strict=True)]
 
 
 @njit(cache=True, nogil=True)
 def parse_section(text: np.ndarray, order: int) -> tuple[np.ndarray, np.ndarray, tuple[np.ndarray, np.ndarray], int]:
-    """Probabilities, back-offs and words of a section's lines; the words as offsets and bytes. And the bad line or -1."""
+    """Probabilities, back-offs, words (as offsets and bytes) of a section's lines, and the first bad line or -1."""
     lines = 0
     for byte in text:
         lines += byte == 10
@@ -166,7 +217,10 @@ def order_words(
     names: pa.LargeBinaryArray, probs: np.ndarray, backoffs: np.ndarray, path: str | os.PathLike[str]
 ) -> tuple[list[str], pa.Array, np.ndarray, np.ndarray]:
     """Words with the three marks first, and their columns in the same order; a missing mark is added."""
-    words = [name.decode("utf-8") for name in names.to_pylist()]
+    try:
+        words = [name.decode("utf-8") for name in names.to_pylist()]
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not written in UTF-8: {error}; convert it") from error
     if len(set(words)) < len(words):
         twice = next(word for index, word in enumerate(words) if word in words[:index])
         raise ValueError(f"{path} has the word {twice!r} twice; the file is damaged")
@@ -176,7 +230,7 @@ def order_words(
         logger.warning("%s has no <unk>; unknown words get log10 p %g, as KenLM gives them", path, MISSING_UNK)
     for mark, place in zip(MARKS[1:], order[1:3], strict=True):
         if place < 0:
-            logger.warning("%s has no %s; sentence limits cannot be scored with it", path, mark)
+            logger.warning("%s has no %s, which gets log10 p %g; score without it", path, mark, MISSING_UNK)
     rows = np.array(order)
     values = [np.where(rows < 0, absent, column[rows]) for absent, column in ((MISSING_UNK, probs), (0.0, backoffs))]
     ordered = [MARKS[i] if row < 0 else words[row] for i, row in enumerate(order)]
@@ -200,6 +254,9 @@ def build_tables(
             add_missing(ids, log_probs, log_backoffs)
             return build_tables(ids, log_probs, log_backoffs)
         place = np.lexsort((rows[:, -1], prefix))
+        same = (np.diff(prefix[place]) == 0) & (np.diff(rows[place, -1]) == 0)
+        if same.any():
+            raise ValueError(f"{same.sum()} of the {order}-grams are there twice; the file is damaged")
         columns = (column[place] for column in (prefix, np.ascontiguousarray(rows[:, -1]), suffix, probs, backoffs))
         tables.append(NGramTable(*columns))
         starts = np.zeros(len(tables[-2]) + 1, dtype=np.int64)

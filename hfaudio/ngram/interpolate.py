@@ -12,7 +12,7 @@ from numba import njit
 
 from hfaudio.ngram.model import NGramLM
 from hfaudio.ngram.query import Kernel, step
-from hfaudio.ngram.table import BOS, EOS, LOG_ZERO, MARKS, UNK, NGramTable
+from hfaudio.ngram.table import EOS, LOG_ZERO, MARKS, UNK, NGramTable
 
 SMALLEST = 1e-12  # probability mass that is left where float32 scores add up to more than one
 
@@ -67,9 +67,7 @@ def interpolate(models: Sequence[NGramLM], weights: Sequence[float]) -> NGramLM:
         for index, (lm, weight, (ids, shares)) in enumerate(zip(models, weights, mappings, strict=True)):
             scores, states[index] = score_rows(lm.kernel, states[index], prefix, ids[word])
             prob += weight * shares[word] * 10.0**scores
-        if k == 1:
-            prob[BOS] = 1.0  # never predicted, as in estimated models
-        else:
+        if k > 1:
             left = 1.0 - np.bincount(prefix, prob, len(lower))
             lower_left = 1.0 - np.bincount(prefix, lower[suffix], len(lower))
             tables[-1].log_backoff[:] = np.log10(np.maximum(left, SMALLEST) / np.maximum(lower_left, SMALLEST))

@@ -24,7 +24,7 @@ def read_kenlm(path: str | os.PathLike[str]) -> tuple[list[str], Kernel, list[in
     """
     file = Path(path)
     mapped = np.memmap(file, dtype=np.uint8, mode="r")
-    if FORMAT not in mapped[:88].tobytes():
+    if len(mapped) < 256 or FORMAT not in mapped[:88].tobytes():
         raise ValueError(f"{file} has another format than KenLM's version 5; build it again, or use the ARPA file")
     order, multiplier, model_type, has_vocabulary, _ = FIXED.unpack(mapped[88 : 88 + FIXED.size].tobytes())
     if model_type != PROBING:
@@ -47,6 +47,8 @@ def read_kenlm(path: str | os.PathLike[str]) -> tuple[list[str], Kernel, list[in
     if place > len(mapped):
         raise ValueError(f"{file} is cut off: {len(mapped):,} bytes, more than {place:,} needed; copy it again")
     theirs = mapped[place:].tobytes().decode("utf-8").split("\0")[:-1]
+    if len(theirs) not in (counts[0], counts[0] + 1):  # <unk> may be among the counted or not
+        raise ValueError(f"{file} is cut off: it holds {len(theirs):,} of {counts[0]:,} words; copy it again")
     ids = {word: index for index, word in enumerate(theirs)}
     words = [*MARKS, *(word for word in theirs if word not in MARKS)]
     kenlm_ids = np.array([ids.get(word, 0) for word in words], dtype=np.int32)

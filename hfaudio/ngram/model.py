@@ -92,7 +92,9 @@ class NGramLM:
         if start == KENLM_MAGIC:
             from hfaudio.ngram.kenlm import read_kenlm
 
-            return cls(*read_kenlm(file))
+            lm = cls(*read_kenlm(file))
+            lm._file = file.resolve()
+            return lm
         from hfaudio.ngram.arpa import read_arpa
 
         return cls.from_tables(*read_arpa(file))
@@ -136,7 +138,7 @@ class NGramLM:
 
     def _score_ids(self, sentence: str, bos: bool, eos: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         ids = [self.word_id(token) for token in self.tokens(sentence)]
-        array = np.array(ids + [EOS] if eos else ids, dtype=np.int64)
+        array = np.array([*ids, EOS] if eos else ids, dtype=np.int64)
         return array, *score_words(self.kernel, self.kernel.start_state if bos else 0, array)
 
     def perplexity(self, lines: Iterable[str]) -> Perplexity:
@@ -176,9 +178,8 @@ class NGramLM:
         if not file.suffix:
             file = file / FILE_NAME
         file.parent.mkdir(parents=True, exist_ok=True)
-        kernel = self.kernel if quantize is None else pack(self.tables(), bits=quantize)
-        if kernel.is_probing:
-            raise ValueError("a KenLM probing binary cannot be written in another format; use the ARPA file")
+        tables = self.tables() if quantize is not None or self.kernel.is_probing else []
+        kernel = pack(tables, bits=quantize) if tables else self.kernel
         text = "\0".join(self.words).encode("utf-8")
         sections = {
             "data": kernel.data,
@@ -209,7 +210,10 @@ class NGramLM:
             version, length = struct.unpack("<II", opened.read(len(MAGIC) + 8)[len(MAGIC) :])
             if version > VERSION:
                 raise ValueError(f"{file} has format {version}, this hfaudio reads up to {VERSION}; update hfaudio")
-            header = json.loads(opened.read(length))
+            encoded = opened.read(length)
+            if len(encoded) < length:
+                raise ValueError(f"{file} is cut off within its header; copy it again")
+            header = json.loads(encoded)
         start = -(-(len(MAGIC) + 8 + length) // ALIGNMENT) * ALIGNMENT
         mapped = np.memmap(file, dtype=np.uint8, mode="r")
         arrays = {}

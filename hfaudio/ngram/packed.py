@@ -17,6 +17,7 @@ def pack(tables: Sequence[NGramTable], *, bits: int | None = None) -> Kernel:
 
     Args:
         bits: of the code of a probability or back-off, 2 to 16, with a codebook for each order; None keeps float32.
+            1-grams are always float32, as in KenLM: the few frequent words would share one bin, and be 3 log10 off.
     """
     if bits is not None and not 2 <= bits <= 16:
         raise ValueError(f"quantisation takes 2 to 16 bits for a value, got {bits}")
@@ -27,7 +28,7 @@ def pack(tables: Sequence[NGramTable], *, bits: int | None = None) -> Kernel:
     for order, table in enumerate(tables, start=1):
         columns = [table.word]
         for kind, values in enumerate((table.log_prob, table.log_backoff)):
-            if bits is None:
+            if bits is None or order == 1:
                 codes = values.view(np.uint32)
                 columns.append(codes & np.uint32(0x7FFFFFFF) if kind == 0 else codes)
             else:
@@ -83,9 +84,9 @@ def section_layout(counts: Sequence[int], bits: int | None) -> np.ndarray:
         row = layout[order]
         row[BASE] = base
         row[WORD] = width_of(counts[0]) if order > 1 else 0
-        row[PROB] = bits or 31
+        row[PROB] = bits if bits and order > 1 else 31
         if order < order_of_model:
-            row[BACKOFF] = bits or 32
+            row[BACKOFF] = bits if bits and order > 1 else 32
             row[CHILD] = width_of(counts[order] + 1)
             row[SUFFIX] = width_of(counts[order - 2]) if order > 2 else 0
         row[RECORD] = row[WORD:].sum()
@@ -122,7 +123,7 @@ def quantise(values: np.ndarray, bits: int, *, keep_zero: bool) -> tuple[np.ndar
 
 
 def write_section(data: np.ndarray, layout: np.ndarray, columns: Sequence[np.ndarray]) -> None:
-    """Write the records of one order; the last one only has a first extension, where that of its successor would be."""
+    """Write the records of one order, and one more that only has the end of the extensions."""
     children = columns[3]
     offset = 0
     for column, name in zip(columns, (WORD, PROB, BACKOFF, CHILD, SUFFIX), strict=True):
@@ -172,10 +173,10 @@ def unpack(kernel: Kernel, counts: Sequence[int]) -> list[NGramTable]:
         if order > 1:
             prefix = np.repeat(np.arange(len(children) - 1, dtype=np.int32), np.diff(children))
         word = np.arange(count, dtype=np.int32) if order == 1 else fields[WORD].astype(np.int32)
-        log_prob = values_of(fields[PROB], kernel.codebooks[order, 0], 0x80000000)
+        log_prob = values_of(fields[PROB], kernel.codebooks[order, 0], 0x80000000, coded=layout[PROB] < 31)
         log_backoff = np.zeros(count, np.float32)
         if fields[BACKOFF] is not None:
-            log_backoff = values_of(fields[BACKOFF], kernel.codebooks[order, 1], 0)
+            log_backoff = values_of(fields[BACKOFF], kernel.codebooks[order, 1], 0, coded=layout[BACKOFF] < 32)
         if order <= 2:
             suffix = np.zeros(count, np.int32) if order == 1 else word
         elif fields[SUFFIX] is not None:
@@ -189,9 +190,9 @@ def unpack(kernel: Kernel, counts: Sequence[int]) -> list[NGramTable]:
     return tables
 
 
-def values_of(codes: np.ndarray, codebook: np.ndarray, sign: int) -> np.ndarray:
+def values_of(codes: np.ndarray, codebook: np.ndarray, sign: int, *, coded: bool) -> np.ndarray:
     """Values of codes, or of the bits of float32."""
-    if len(codebook):
+    if coded:
         return codebook[codes]
     return (codes.astype(np.uint32) | np.uint32(sign)).view(np.float32)
 

@@ -36,7 +36,7 @@ def prune_entropy(tables: Sequence[NGramTable], threshold: float) -> list[NGramT
         loss = history[k - 2][table.prefix] * entropy_increase(
             prob, lower, alpha[table.prefix], left[table.prefix], lower_left[table.prefix]
         )
-        keep = np.expm1(np.maximum(loss, 0.0)) >= threshold
+        keep = np.expm1(loss) >= threshold
         if k < len(tables):
             longer = tables[k]
             keep[longer.prefix[kept[k]]] = True

@@ -9,14 +9,15 @@ Orders are sections of bit-packed records, sorted by (prefix, word), so that wha
 A state is the longest suffix of the words so far that matters: one with extensions or a back-off. 0 is the empty
 context, then come the rows of order 1, 2, ... So equal futures have equal states.
 
-KenLM's probing binaries (Heafield 2011, format 5) are asked as they lie in the file: hash tables of n-grams, keyed from
-the last word leftwards. There a state is a place in these tables, and `contexts` remembers the words that led to it.
+KenLM's probing binaries (Heafield 2011, format 5) are asked as they lie in the file: hash tables of n-grams, keyed
+from the last word leftwards. A state is a place in these tables, and `contexts` remembers the words that led to it.
 """
 
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
+
+from hfaudio.ngram.compiled import compiled
 
 # Columns of `layout`: the first bit of a section, the bits of a record, and of its fields in their order.
 BASE, RECORD, WORD, PROB, BACKOFF, CHILD, SUFFIX = range(7)
@@ -39,7 +40,7 @@ class Kernel(NamedTuple):
     contexts: np.ndarray  # (states, N - 1) int32: KenLM's ids of the words of a state, last word first
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@compiled
 def read_bits(data: np.ndarray, offset: int, width: int) -> np.uint64:
     """An unsigned number of `width` (at most 63) bits that begins at a bit."""
     place, shift = offset >> 6, np.uint64(offset & 63)
@@ -49,13 +50,13 @@ def read_bits(data: np.ndarray, offset: int, width: int) -> np.uint64:
     return value & ((np.uint64(1) << np.uint64(width)) - np.uint64(1))
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@compiled
 def as_float(bits: np.uint64) -> np.float32:
     """The float32 with these bits."""
     return np.uint32(bits).view(np.float32)
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@compiled
 def probability(kernel: Kernel, order: int, row: int) -> float:
     """log10 p of an n-gram; its sign, always negative, is not stored."""
     layout = kernel.layout[order]
@@ -66,7 +67,7 @@ def probability(kernel: Kernel, order: int, row: int) -> float:
     return -as_float(bits)
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@compiled
 def backoff(kernel: Kernel, order: int, row: int) -> float:
     """log10 back-off weight of an n-gram below the highest order."""
     layout = kernel.layout[order]
@@ -77,7 +78,7 @@ def backoff(kernel: Kernel, order: int, row: int) -> float:
     return as_float(bits)
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@compiled
 def first_child(kernel: Kernel, order: int, row: int) -> int:
     """The first row of order + 1 that extends an n-gram; the one after its last is that of the next row."""
     layout = kernel.layout[order]
@@ -85,7 +86,7 @@ def first_child(kernel: Kernel, order: int, row: int) -> int:
     return np.int64(read_bits(kernel.data, offset, layout[CHILD]))
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@compiled
 def suffix(kernel: Kernel, order: int, row: int) -> int:
     """The row of order - 1 of an n-gram of order 2 to N - 1 without its first word."""
     layout = kernel.layout[order]
@@ -96,7 +97,7 @@ def suffix(kernel: Kernel, order: int, row: int) -> int:
     return np.int64(read_bits(kernel.data, offset, layout[SUFFIX]))
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@compiled
 def extension(kernel: Kernel, order: int, row: int, word: int) -> int:
     """The row of order + 1 of an n-gram and one more word, -1 if there is none."""
     low, end = first_child(kernel, order, row), first_child(kernel, order, row + 1)
@@ -114,7 +115,7 @@ def extension(kernel: Kernel, order: int, row: int, word: int) -> int:
     return -1
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@compiled
 def minimal_state(kernel: Kernel, order: int, row: int) -> int:
     """The state of an n-gram below the highest order: of its longest suffix that matters, 0 if none does."""
     while order > 0:
@@ -130,13 +131,13 @@ KEY_FACTOR, WORD_FACTOR = np.uint64(8978948897894561157), np.uint64(178948574841
 NO_EXTENSION = np.uint32(0x80000000)  # the bits of -0.0: a back-off that says that nothing extends the n-gram
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@compiled
 def longer_key(key: np.uint64, word: int) -> np.uint64:
     """KenLM's key of an n-gram with one more word to its left."""
     return (key * KEY_FACTOR) ^ (np.uint64(word + 1) * WORD_FACTOR)
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@compiled
 def bucket_of(kernel: Kernel, order: int, key: np.uint64) -> int:
     """The bucket of an n-gram of order 2 to N by its key, -1 if it is not there."""
     first, count = kernel.buckets[order]
@@ -154,7 +155,7 @@ def bucket_of(kernel: Kernel, order: int, key: np.uint64) -> int:
             bucket = 0
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@compiled
 def probing_backoff(kernel: Kernel, order: int, bucket: int) -> np.uint32:
     """The bits of a back-off; order 1 is an array over word ids."""
     if order == 1:
@@ -162,7 +163,7 @@ def probing_backoff(kernel: Kernel, order: int, bucket: int) -> np.uint32:
     return kernel.hashed[kernel.buckets[order, 0] + 4 * bucket + 3]
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@compiled
 def probing_step(kernel: Kernel, state: int, word: int) -> tuple[float, int, int]:
     """`step_with_length` in KenLM's hash tables. The sign of a probability is a flag of theirs."""
     known = 0  # order of the context
@@ -200,7 +201,7 @@ def probing_step(kernel: Kernel, state: int, word: int) -> tuple[float, int, int
     return log_prob, next_state, length
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@compiled
 def step_with_length(kernel: Kernel, state: int, word: int) -> tuple[float, int, int]:
     """log10 p(word | state), the state after the word, and the order of the n-gram that was found."""
     if kernel.is_probing:
@@ -230,8 +231,9 @@ def step_with_length(kernel: Kernel, state: int, word: int) -> tuple[float, int,
     return log_prob, minimal_state(kernel, order, shorter), length
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@compiled
 def step(kernel: Kernel, state: int, word: int) -> tuple[float, int]:
     """log10 p(word | state) and the state after the word."""
-    log_prob, next_state, _ = step_with_length(kernel, state, word)
+    # int64, so that the search below is compiled once for whatever integers come
+    log_prob, next_state, _ = step_with_length(kernel, np.int64(state), np.int64(word))
     return log_prob, next_state

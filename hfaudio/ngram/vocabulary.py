@@ -1,11 +1,12 @@
 """Text to word ids: splits bytes at white space and numbers the words, compiled."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from itertools import pairwise
 
 import numpy as np
 from numba import njit
 
-from hfaudio.ngram.table import BOS, EOS, MARKS, UNK
+from hfaudio.ngram.table import BOS, EOS, MARKS
 
 CHUNK_BYTES = 1 << 24  # text that is split at once
 NEWLINE = 10  # NUL, 9 to 13 and space part words, as in lmplz; other bytes, of any encoding, make them
@@ -28,7 +29,9 @@ class Vocabulary:
         ids = np.empty(len(array) // 2 + 2, np.int32)
         place, count = 0, 0
         while True:
-            place, count, self.size = number_words(array, place, ids, count, self.table, self.text, self.ends, self.size)
+            place, count, self.size = number_words(
+                array, place, ids, count, self.table, self.text, self.ends, self.size
+            )
             if place == len(array):
                 return ids[:count]
             if count + 2 > len(ids):  # lines of nothing
@@ -45,7 +48,7 @@ class Vocabulary:
     def words(self) -> list[str]:
         """The words by id; bytes that are not utf-8 are kept as surrogates."""
         text, ends = self.text.tobytes(), self.ends[: self.size + 1].tolist()
-        return [text[a:b].decode("utf-8", "surrogateescape") for a, b in zip(ends[:-1], ends[1:], strict=True)]
+        return [text[a:b].decode("utf-8", "surrogateescape") for a, b in pairwise(ends)]
 
 
 @njit(cache=True, nogil=True)
@@ -132,24 +135,22 @@ def rehash(table: np.ndarray, known: np.ndarray, ends: np.ndarray, size: int) ->
         table[cell, 0], table[cell, 1] = hashed, word
 
 
-def number_lines(lines: Iterable[str], vocabulary: Vocabulary) -> np.ndarray:
-    """Ids (n,) int32 of sentences, each <s> words </s>; an empty line is <s> </s>, as in lmplz.
+def number_lines(lines: Iterable[str], vocabulary: Vocabulary) -> Iterator[np.ndarray]:
+    """Ids (n,) int32 of sentences, some at a time, each <s> words </s>; an empty line is <s> </s>, as in lmplz.
 
     Raises:
         ValueError: a line holds <s>, </s> or <unk>, which mark what no text may contain.
     """
-    parts: list[np.ndarray] = []
     waiting: list[str] = []
     size = 0
     for line in lines:
         waiting.append(line.rstrip("\n").replace("\n", " "))
         size += len(line) + 1
         if size > CHUNK_BYTES:
-            parts.append(number_text(waiting, vocabulary))
+            yield number_text(waiting, vocabulary)
             waiting, size = [], 0
     if waiting:
-        parts.append(number_text(waiting, vocabulary))
-    return np.concatenate(parts) if parts else np.zeros(0, np.int32)
+        yield number_text(waiting, vocabulary)
 
 
 def number_text(lines: list[str], vocabulary: Vocabulary) -> np.ndarray:
@@ -159,8 +160,8 @@ def number_text(lines: list[str], vocabulary: Vocabulary) -> np.ndarray:
     if len(marks):
         line = int((ids[: marks[0]] < 0).sum())
         raise ValueError(
-            f"the sentence {lines[line][:100]!r} holds {MARKS[ids[marks[0]]]}, which marks sentence limits and unknown "
-            "words in a model; remove it from the text"
+            f"the sentence {lines[line][:100]!r} holds {MARKS[ids[marks[0]]]}, which marks sentence limits and "
+            "unknown words in a model; remove it from the text"
         )
     return with_limits(ids)
 
@@ -182,11 +183,3 @@ def with_limits(ids: np.ndarray) -> np.ndarray:
             result[count] = word
         count += 1
     return result[:count]
-
-
-def limited(ids: np.ndarray, words: list[str], keep: np.ndarray) -> tuple[np.ndarray, list[str]]:
-    """Ids and words with those outside `keep` (W,) bool as <unk>."""
-    keep = keep.copy()
-    keep[: len(MARKS)] = True
-    numbers = np.where(keep, np.cumsum(keep) - 1, UNK).astype(np.int32)
-    return numbers[ids], [word for word, kept in zip(words, keep, strict=True) if kept]

@@ -1,5 +1,6 @@
 """Untrained models saved as folders. Their heads are scaled up, so that their letters change from frame to frame."""
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,8 +27,11 @@ from transformers import (
 )
 
 from hfaudio.audio.features import LOG_MEL
+from hfaudio.decoding.beam import BeamSearchDecoder
 from hfaudio.models import LstmCTCConfig, LstmForCTC
-from hfaudio.processing import SpectralFeatureExtractor, build_char_tokenizer
+from hfaudio.ngram.model import NGramLM
+from hfaudio.processing import SpectralFeatureExtractor, build_char_tokenizer, ctc_labels
+from hfaudio.processing.language_model import save_language_model
 
 # Features without the floor under the loudest frame, which would make a chunk differ from the whole recording.
 LOCAL_LOG_MEL = replace(LOG_MEL, dynamic_range_db=None)
@@ -142,4 +146,15 @@ def save_ctc(folder: Path, model: torch.nn.Module, extractor: object) -> Path:
         head.bias[2] += 3  # "|": several words
     model.save_pretrained(folder)
     Wav2Vec2Processor(extractor, build_char_tokenizer(["a dog sang"])).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def lm_folder(short_sighted_folders: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A short-sighted model with a language model that prefers three words to what it hears."""
+    folder = tmp_path_factory.mktemp("lm") / "model"
+    shutil.copytree(short_sighted_folders["lstm"], folder)
+    tokenizer = build_char_tokenizer(["a dog sang"])
+    lm = NGramLM.from_text(["a dog sang", "a dog", "dog sang a"], order=2)
+    save_language_model(folder, BeamSearchDecoder(ctc_labels(tokenizer), lm, blank_id=0, beta=0.0))
     return folder

@@ -167,3 +167,10 @@ def test_texts_come_in_the_order_of_the_clips(lstm_folder: Path, noise: np.ndarr
 def test_blocks() -> None:
     assert list(blocks(range(7), 3)) == [[0, 1, 2], [3, 4, 5], [6]]
     assert list(blocks([], 3)) == []
+
+
+def test_a_language_model_is_a_variant_of_its_own(lm_folder: Path, dataset: Path, tmp_path: Path) -> None:
+    with_lm, greedy = run(lm_folder, dataset, tmp_path), run(lm_folder, dataset, tmp_path, language_model=False)
+    assert "test/wer/lm" in with_lm["metrics"] and "test/wer/greedy" not in with_lm["metrics"]
+    assert "test/wer/greedy" in greedy["metrics"]
+    assert with_lm["metrics"]["test/cer/lm"]["value"] != greedy["metrics"]["test/cer/greedy"]["value"]

@@ -208,3 +208,23 @@ def test_words_of_characters_and_of_pieces() -> None:
 def test_no_word_ends_after_the_recording() -> None:
     words = path_words(path([0, 1, 0]), ["a", " "], frame_seconds=0.5, seconds=1.9)
     assert [(word.start, word.end) for word in words] == [(0, 0.5), (1.9, 1.9)]
+
+
+def test_the_language_model_is_used_over_the_chunks_of_a_long_recording(lm_folder: Path, noise: np.ndarray) -> None:
+    whole = pipeline("automatic-speech-recognition", model=str(lm_folder))(noise)["text"]
+    chunked_transcript = quiet(lm_folder, chunk_seconds=2, stride_seconds=0.4)(row(noise))
+    assert chunked_transcript.text == whole != ""
+    times = [time for word in chunked_transcript.words for time in (word.start, word.end)]
+    assert times == sorted(times) and 0 < times[-1] <= chunked_transcript.seconds == pytest.approx(7.3)
+    greedy = quiet(lm_folder, language_model=False)(row(noise))
+    assert greedy.text != whole
+
+
+def test_hotwords_of_a_transcriber(lm_folder: Path, lstm_folder: Path, noise: np.ndarray) -> None:
+    plain = quiet(lm_folder)(row(noise)).text
+    heard = max(plain.split(), key=len)
+    assert heard not in quiet(lm_folder, hotwords={heard: -30.0})(row(noise)).text.split()
+    with pytest.raises(ValueError, match="hotwords need a model with a language_model/"):
+        quiet(lstm_folder, hotwords=["sang"])
+    with pytest.raises(ValueError, match="hotwords need"):
+        quiet(lm_folder, hotwords=["sang"], language_model=False)
