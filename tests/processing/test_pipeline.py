@@ -35,7 +35,7 @@ def clip(seed: int, seconds: float = 1.0) -> np.ndarray:
 
 
 def save_model(folder: Path, name: str) -> Path:
-    """An untrained model whose letters change from frame to frame, with an LM of five words and a closed vocabulary."""
+    """An untrained model whose letters change from frame to frame, and an LM of five words, the only ones."""
     torch.manual_seed(0)
     tokenizer = build_char_tokenizer(["abcde x"])
     if name == "lstm":

@@ -11,12 +11,12 @@ from hfaudio.text.lines import hold_out, text_lines
 
 
 def test_files_gzip_and_standard_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "a.txt").write_bytes("\ufeffÀ  b\r\n\nc\u2028d".encode())
+    (tmp_path / "a.txt").write_bytes("\ufeffÀ  b\r\n\nc\u2028d\re".encode())
     (tmp_path / "b.gz").write_bytes(gzip.compress(b"zipped\n"))
     (tmp_path / "zipped.txt").write_bytes(gzip.compress(b"by its content\n"))
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"piped\ntwice\n")))
     files = [tmp_path / "a.txt", tmp_path / "b.gz", "-", tmp_path / "zipped.txt"]
-    expected = ["À b", "", "c d", "zipped", "piped", "twice", "by its content"]
+    expected = ["À b", "", "c d e", "zipped", "piped", "twice", "by its content"]
     assert list(text_lines(files, "none")) == expected
     assert not sys.stdin.buffer.closed
 
