@@ -100,11 +100,11 @@ class HFAudio(Contestant):
     points: ClassVar[Mapping[str, Point]] = {
         "default": {},
         "pyctcdecode's pruning (-5, -10)": {"token_min_logp": -5.0, "beam_prune_logp": -10.0},
-        "-6, -8": {"token_min_logp": -6.0, "beam_prune_logp": -8.0},
-        "-8, -8": {"token_min_logp": -8.0, "beam_prune_logp": -8.0},
-        "-8, -10": {"token_min_logp": -8.0, "beam_prune_logp": -10.0},
-        "-10, -10": {"token_min_logp": -10.0, "beam_prune_logp": -10.0},
-        "-12, -12": {"token_min_logp": -12.0, "beam_prune_logp": -12.0},
+        "-6, -10, beam 50": {"token_min_logp": -6.0, "beam_prune_logp": -10.0, "beam_width": 50},
+        "-7, -10, beam 30": {"token_min_logp": -7.0, "beam_prune_logp": -10.0, "beam_width": 30},
+        "-8, -10, beam 30": {"token_min_logp": -8.0, "beam_prune_logp": -10.0, "beam_width": 30},
+        "-9, -12, beam 50": {"token_min_logp": -9.0, "beam_prune_logp": -12.0, "beam_width": 50},
+        "-12, -14, beam 50": {"token_min_logp": -12.0, "beam_prune_logp": -14.0, "beam_width": 50},
         "vocabulary only, -12, -12": {"token_min_logp": -12.0, "beam_prune_logp": -12.0, "unk_score_offset": -1000.0},
         "vocabulary only, -12, -15": {"token_min_logp": -12.0, "beam_prune_logp": -15.0, "unk_score_offset": -1000.0},
     }

@@ -28,6 +28,7 @@ import torch
 from numba import njit
 from numba.core import event
 
+from hfaudio.decoding.confidence import Calibration
 from hfaudio.decoding.greedy import Word
 from hfaudio.decoding.hotwords import Hotwords, build_hotwords, hotword_weights
 from hfaudio.decoding.lexicon import Alphabet, Trie, build_trie
@@ -63,6 +64,7 @@ SETTLED_EVERY = 500  # frames after which a stream gives up what it no longer ne
 WORD_MARK = "\u2581"  # how label LMs write a space
 
 Times = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]  # labels (N,) -> frames (N, 2), sums (N,)
+UNCALIBRATED = Calibration()
 
 
 @dataclass(frozen=True)
@@ -118,6 +120,7 @@ class Hypothesis:
     labels: Sequence[str]  # what label ids spell
     align: Callable[[], tuple[np.ndarray, np.ndarray]]  # frames and sums of the labels, and maybe of some after them
     seconds_per_frame: float = 1.0
+    calibration: Calibration = UNCALIBRATED
 
     @cached_property
     def _times(self) -> tuple[np.ndarray, np.ndarray]:
@@ -138,7 +141,7 @@ class Hypothesis:
     def words(self) -> list[Word]:
         """Words from their first letter's first frame to their last one's end, in seconds.
 
-        A word's confidence is the mean probability of its labels over their frames.
+        A word's confidence is the mean probability of its labels over their frames, calibrated.
         """
         words: list[Word] = []
         spelled, first, end, total, count = "", 0, 0, 0.0, 0
@@ -161,7 +164,8 @@ class Hypothesis:
                 spelled += letters
                 end, total, count = token_end, total + token_sum, count + token_end - token_first
         close()
-        return words
+        confidences = self.calibration.apply([word.confidence for word in words])
+        return [dataclasses.replace(word, confidence=float(c)) for word, c in zip(words, confidences, strict=True)]
 
 
 class BeamSearchDecoder:
@@ -175,6 +179,7 @@ class BeamSearchDecoder:
         hotwords: phrases that get a bonus where they are recognised, with or without weights (ln).
         blank_id: id of the CTC blank; the first label that spells nothing if not given.
         seconds_per_frame: for the times of words; frames if left at 1.
+        calibration: of the words' confidences (`hfaudio.decoding.confidence.calibrate`).
         **settings: the other fields of `BeamSettings`.
 
     Raises:
@@ -193,11 +198,13 @@ class BeamSearchDecoder:
         *,
         blank_id: int | None = None,
         seconds_per_frame: float = 1.0,
+        calibration: Calibration = UNCALIBRATED,
         **settings: Any,
     ) -> None:
         self.labels = tuple(labels)
         self.lm = lm
         self.seconds_per_frame = seconds_per_frame
+        self.calibration = calibration
         self.blank_id = self.labels.index("") if blank_id is None and "" in self.labels else blank_id
         if self.blank_id is None or not 0 <= self.blank_id < len(self.labels):
             raise ValueError(
@@ -230,6 +237,12 @@ class BeamSearchDecoder:
         """The same decoder with other fields of `BeamSettings`; LM and vocabulary are shared, so it costs little."""
         decoder = copy.copy(self)
         decoder._apply(dataclasses.replace(self.settings, **changes))
+        return decoder
+
+    def with_calibration(self, calibration: Calibration) -> "BeamSearchDecoder":
+        """The same decoder with another calibration of its words' confidences."""
+        decoder = copy.copy(self)
+        decoder.calibration = calibration
         return decoder
 
     def decode(
@@ -403,7 +416,8 @@ class BeamSearchDecoder:
         align: Callable[[], tuple[np.ndarray, np.ndarray]],
     ) -> Hypothesis:
         text = self._text(tokens)
-        return Hypothesis(text, acoustic + other, acoustic, other, tokens, self.labels, align, self.seconds_per_frame)
+        score, seconds, calibration = acoustic + other, self.seconds_per_frame, self.calibration
+        return Hypothesis(text, score, acoustic, other, tokens, self.labels, align, seconds, calibration)
 
 
 @dataclass(frozen=True)

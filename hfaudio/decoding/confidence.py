@@ -7,7 +7,6 @@ development data mend that, as in Platt (1999): p' = sigmoid(logit(p) / temperat
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import jiwer
 import numpy as np
 
 CLOSEST = 1e-6  # confidences are kept this far from 0 and 1, where the logit is infinite
@@ -28,7 +27,10 @@ class Calibration:
 
     def apply(self, confidences: np.ndarray | Sequence[float]) -> np.ndarray:
         """Calibrated confidences, in the shape of the given ones."""
-        return _sigmoid(_logit(np.asarray(confidences)) / self.temperature + self.bias)
+        given = np.asarray(confidences, dtype=np.float64)
+        if self.temperature == 1.0 and self.bias == 0.0:
+            return given
+        return _sigmoid(_logit(given) / self.temperature + self.bias)
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,18 +45,6 @@ class Reliability:
     def expected_calibration_error(self) -> float:
         """Mean distance of confidence and accuracy over the words."""
         return float(np.average(np.abs(self.confidences - self.accuracies), weights=self.counts))
-
-
-def correct_words(reference: str, hypothesis_words: Sequence[str]) -> list[bool]:
-    """Which of the recognised words are right, by the alignment that the word error rate counts."""
-    correct = [False] * len(hypothesis_words)
-    words = reference.split()
-    if not words or not hypothesis_words:  # jiwer refuses empty references
-        return correct
-    for chunk in jiwer.process_words(" ".join(words), " ".join(hypothesis_words)).alignments[0]:
-        if chunk.type == "equal":
-            correct[chunk.hyp_start_idx : chunk.hyp_end_idx] = [True] * (chunk.hyp_end_idx - chunk.hyp_start_idx)
-    return correct
 
 
 def calibrate(confidences: np.ndarray | Sequence[float], correct: np.ndarray | Sequence[bool]) -> Calibration:

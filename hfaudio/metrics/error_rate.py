@@ -108,6 +108,18 @@ def count_char_errors(reference: str, hypothesis: str) -> ErrorCounts:
     return ErrorCounts(edits.hits, edits.substitutions, edits.deletions, edits.insertions)
 
 
+def correct_words(reference: str, hypothesis_words: Sequence[str]) -> list[bool]:
+    """Which of the recognised words are right, by the alignment that the word error rate counts."""
+    correct = [False] * len(hypothesis_words)
+    words = reference.split()
+    if not words or not hypothesis_words:  # jiwer refuses empty references
+        return correct
+    for chunk in jiwer.process_words(" ".join(words), " ".join(hypothesis_words)).alignments[0]:
+        if chunk.type == "equal":
+            correct[chunk.hyp_start_idx : chunk.hyp_end_idx] = [True] * (chunk.hyp_end_idx - chunk.hyp_start_idx)
+    return correct
+
+
 class ErrorTally:
     """Running error counts of a corpus: eight integers an utterance, and the texts of the worst few.
 

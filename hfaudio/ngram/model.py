@@ -124,7 +124,10 @@ class NGramLM:
         """The units of a sentence that the model scores."""
         if self.unit == "char":
             return list(" ".join(sentence.split()).replace(" ", SPACE_MARK))
-        return sentence.split()
+        # ASCII white space alone, as in estimating: a no-break space is part of a word there, and in lmplz
+        return [
+            word.decode("utf-8", "surrogateescape") for word in sentence.encode("utf-8", "surrogateescape").split()
+        ]
 
     def score(self, sentence: str, bos: bool = True, eos: bool = True) -> float:
         """log10 probability of a sentence; `bos` starts it after <s>, `eos` ends it with </s>."""

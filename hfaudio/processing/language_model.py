@@ -1,7 +1,7 @@
 """The folder `language_model/` beside a CTC model: an n-gram LM, and how to decode with it.
 
     language_model/lm.ngram        the LM, memory-mapped (`hfaudio.ngram`)
-    language_model/decoder.json    LM weight, word bonus, beam width, ... and the labels they were tuned for
+    language_model/decoder.json    LM weight, word bonus, beam width, ..., calibration, and the labels they are for
 
 Folders of `Wav2Vec2ProcessorWithLM` (`alphabet.json`, `language_model/attrs.json`, `unigrams.txt`, an ARPA or KenLM
 file) are read as well.
@@ -20,6 +20,7 @@ from huggingface_hub import snapshot_download
 from transformers import PreTrainedTokenizerBase, Wav2Vec2Processor
 
 from hfaudio.decoding.beam import BeamSearchDecoder, BeamSettings, Hypothesis
+from hfaudio.decoding.confidence import Calibration
 from hfaudio.ngram.model import NGramLM
 from hfaudio.processing.tokenizer import ctc_labels
 
@@ -39,7 +40,12 @@ def save_language_model(
     target = Path(folder, FOLDER)
     target.mkdir(parents=True, exist_ok=True)
     decoder.lm.save(target / LM_FILE, quantize=quantize)
-    content = {"format": FORMAT, "settings": dataclasses.asdict(decoder.settings), "labels": list(decoder.labels)}
+    content = {
+        "format": FORMAT,
+        "settings": dataclasses.asdict(decoder.settings),
+        "calibration": dataclasses.asdict(decoder.calibration),
+        "labels": list(decoder.labels),
+    }
     (target / DECODER_FILE).write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     return target
 
@@ -72,7 +78,8 @@ def open_decoder(folder: Path, tokenizer: PreTrainedTokenizerBase) -> BeamSearch
         raise ValueError(f"{path} has format {content['format']}, this hfaudio reads up to {FORMAT}; update hfaudio")
     lm = NGramLM.load(path.with_name(LM_FILE))
     check_labels(content["labels"], labels, lm, path)
-    return BeamSearchDecoder(labels, lm, blank_id=blank_id, **dataclasses.asdict(BeamSettings(**content["settings"])))
+    settings, calibration = BeamSettings(**content["settings"]), Calibration(**content["calibration"])
+    return BeamSearchDecoder.from_settings(labels, lm, settings, blank_id=blank_id, calibration=calibration)
 
 
 def check_labels(saved: Sequence[str], labels: Sequence[str], lm: NGramLM, path: Path) -> None:

@@ -49,10 +49,14 @@ def read_yaml(path: Path) -> dict[str, Any]:
     settings = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     if not isinstance(settings, dict):
         raise ValueError(f"{path} must hold `option: value` lines, got a {type(settings).__name__}")
-    return {key: expand(value, path) if isinstance(value, str) else value for key, value in settings.items()}
+    return {key: expand(value, path) for key, value in settings.items()}
 
 
-def expand(value: str, path: Path) -> str:
+def expand(value: Any, path: Path) -> Any:
+    if isinstance(value, list):
+        return [expand(item, path) for item in value]
+    if not isinstance(value, str):
+        return value
     expanded = os.path.expandvars(value)
     if re.search(r"\$\{?[A-Za-z_]", expanded):
         raise ValueError(f"{path} has {value!r} and that environment variable is not set; set it, or use the flag")

@@ -11,9 +11,10 @@ import numpy as np
 from huggingface_hub import snapshot_download
 
 from hfaudio.decoding.beam import BeamSearchDecoder, Hypothesis
+from hfaudio.decoding.confidence import Calibration, calibrate, reliability
 from hfaudio.decoding.rescore import NeuralRescorer, RescoreWeights, fit_weights, rescore, score_n_best
 from hfaudio.decoding.tune import tune
-from hfaudio.metrics.error_rate import ErrorRate, ErrorTally, count_word_errors, paired_bootstrap
+from hfaudio.metrics.error_rate import ErrorRate, ErrorTally, correct_words, count_word_errors, paired_bootstrap
 from hfaudio.metrics.results import split_rates
 from hfaudio.ngram.model import NGramLM
 from hfaudio.processing.language_model import save_language_model
@@ -94,6 +95,26 @@ def decode_split(scorer: CTCScorer, decoder: BeamSearchDecoder, args: LanguageMo
     return DecodedSplit(scorer.references, scorer.speakers, texts, n_best)
 
 
+def word_confidences(decoder: BeamSearchDecoder, scorer: CTCScorer) -> tuple[list[float], list[bool]]:
+    """Confidence of every word that the decoder recognises in what the scorer has seen, and whether it is right."""
+    confidences: list[float] = []
+    correct: list[bool] = []
+    for reference, hypothesis in zip(scorer.references, decoder.decode_batch(scorer.log_probs), strict=True):
+        confidences += [word.confidence for word in hypothesis.words]
+        correct += correct_words(reference, [word.text for word in hypothesis.words])
+    return confidences, correct
+
+
+def calibrated(decoder: BeamSearchDecoder, scorer: CTCScorer) -> BeamSearchDecoder:
+    """The decoder with confidences calibrated on what the scorer has seen, if some words are right and some wrong."""
+    try:
+        calibration = calibrate(*word_confidences(decoder, scorer))
+    except ValueError as error:
+        logger.warning("confidences stay as they are: %s", error)
+        return decoder
+    return decoder.with_calibration(calibration)
+
+
 def rescore_split(
     split: DecodedSplit, rescorer: NeuralRescorer, weights: RescoreWeights | None
 ) -> tuple[DecodedSplit, RescoreWeights]:
@@ -168,9 +189,10 @@ class LMDecoding:
         tuning = tune(self.decoder, log_probs, references, count_errors=word_errors)
         logger.info("best settings on %d utterances: %s", len(chosen), tuning.best)
         plot_tuning(tuning, folder / "lm_tuning.png")
-        self.decoder = self.decoder.with_settings(**asdict(tuning.best))
+        self.decoder = calibrated(self.decoder.with_settings(**asdict(tuning.best)), scorer)
         save_language_model(folder, self.decoder)
         self.facts["language_model"] = describe_lm(self.decoder, scorer.references)
+        self.facts["confidence"] = asdict(self.decoder.calibration)
 
     def rate(self, name: str) -> dict[str, ErrorRate]:
         """Rates of the split that the scorer has just seen; the first one fits the weights for rescoring."""
@@ -178,6 +200,10 @@ class LMDecoding:
         if self.rescorer is not None:
             split, self.weights = rescore_split(split, self.rescorer, self.weights)
             self.facts["rescoring"] = {"model": self.args.rescore_with, **asdict(self.weights)}
+        raw = self.decoder.with_calibration(Calibration())
+        for label, decoder in (("ece_not_calibrated", raw), ("ece", self.decoder)):
+            bins = reliability(*word_confidences(decoder, self.scorer))
+            self.facts["confidence"][f"{name}/{label}"] = round(bins.expected_calibration_error, 4)
         rates, differences = rate_split(split, name, seed=self.seed)
         self.facts["comparisons"] |= differences
         return rates

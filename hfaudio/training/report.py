@@ -69,7 +69,7 @@ def plot_tuning(tuning: Tuning, path: Path) -> None:
     right.plot([trial.seconds for trial in tuning.trials], [100 * trial.error_rate for trial in tuning.trials], ".")
     chosen = next(trial for trial in tuning.trials if trial.settings == tuning.best)
     right.plot(chosen.seconds, 100 * chosen.error_rate, "*", color="red", markersize=14)
-    right.set(xlabel="seconds to decode the development data", ylabel="WER on the development data, %", xscale="log")
+    right.set(xlabel="seconds to decode the development data", ylabel="WER on the development data, %", xlim=(0, None))
     right.grid(alpha=0.3)
     figure.savefig(path, dpi=120)
     plt.close(figure)

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from hfaudio.decoding.beam import BeamSearchDecoder, BeamSettings
+from hfaudio.decoding.confidence import Calibration
 from hfaudio.ngram.model import NGramLM
 from hfaudio.ngram.table import NGramTable
 
@@ -292,3 +293,13 @@ def test_word_times_and_confidences() -> None:
         ("a", 0.14, 0.16),
     ]
     assert [word.confidence for word in words] == pytest.approx([0.94, 0.94])
+
+
+def test_confidences_are_calibrated() -> None:
+    rng = np.random.default_rng(0)
+    log_probs = np.log(rng.dirichlet(np.full(4, 0.3), size=30)).astype(np.float32)
+    decoder = BeamSearchDecoder(["", " ", "a", "b"])
+    raw, calibrated = decoder.decode(log_probs), decoder.with_calibration(Calibration(3.0, -1.0)).decode(log_probs)
+    assert [word.text for word in raw.words] == [word.text for word in calibrated.words] != []
+    expected = Calibration(3.0, -1.0).apply([word.confidence for word in raw.words])
+    assert [word.confidence for word in calibrated.words] == pytest.approx(expected)

@@ -3,13 +3,7 @@ import pytest
 from scipy.optimize import minimize
 from scipy.special import expit, logit
 
-from hfaudio.decoding.confidence import (
-    Calibration,
-    calibrate,
-    correct_words,
-    negative_log_likelihood,
-    reliability,
-)
+from hfaudio.decoding.confidence import Calibration, calibrate, negative_log_likelihood, reliability
 
 
 def overconfident(count: int, temperature: float, bias: float) -> tuple[np.ndarray, np.ndarray]:
@@ -76,24 +70,6 @@ def test_confidences_that_mislead_become_nearly_equal() -> None:
 
 def test_the_default_changes_nothing() -> None:
     np.testing.assert_allclose(Calibration().apply([0.0, 0.25, 1.0]), [0, 0.25, 1], atol=1e-5)
-
-
-@pytest.mark.parametrize(
-    ("reference", "words", "expected"),
-    [
-        ("the cat sat", "the cat sat", [1, 1, 1]),
-        ("the cat sat", "a the cap sat", [0, 1, 0, 1]),
-        ("the cat sat", "", []),
-        ("", "uh", [0]),
-        ("cat", "cat cat", None),
-    ],
-)
-def test_which_words_are_right(reference: str, words: str, expected: list[int] | None) -> None:
-    found = correct_words(reference, words.split())
-    if expected is None:
-        assert sum(found) == 1
-    else:
-        assert found == [bool(right) for right in expected]
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from hfaudio.metrics.error_rate import (
     ErrorTally,
     Measure,
     char_error_rate,
+    correct_words,
     count_char_errors,
     count_word_errors,
     match_error_rate,
@@ -267,3 +268,21 @@ def test_p_value_is_uniform_when_systems_are_equally_good() -> None:
         p_values.append(paired_bootstrap(references, *pair, seed=seed, num_resamples=300).p_value)
     assert 0.01 < np.mean(np.array(p_values) < 0.05) < 0.1
     assert 0.4 < np.mean(p_values) < 0.6
+
+
+@pytest.mark.parametrize(
+    ("reference", "words", "expected"),
+    [
+        ("the cat sat", "the cat sat", [1, 1, 1]),
+        ("the cat sat", "a the cap sat", [0, 1, 0, 1]),
+        ("the cat sat", "", []),
+        ("", "uh", [0]),
+        ("cat", "cat cat", None),
+    ],
+)
+def test_which_words_are_right(reference: str, words: str, expected: list[int] | None) -> None:
+    found = correct_words(reference, words.split())
+    if expected is None:
+        assert sum(found) == 1
+    else:
+        assert found == [bool(right) for right in expected]

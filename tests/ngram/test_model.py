@@ -173,6 +173,11 @@ def test_characters(tmp_path: Path) -> None:
     assert lm.tokens("ab  b") == ["a", "b", "\u2581", "b"] and lm.score("abba") > lm.score("bbaa")
 
 
+def test_a_no_break_space_is_part_of_a_word() -> None:
+    lm = NGramLM.from_text(["dix\u00a0mille pas", "deux pas"], order=2)
+    assert lm.tokens("dix\u00a0mille \t pas") == ["dix\u00a0mille", "pas"] and "dix\u00a0mille" in lm
+
+
 def test_files_that_cannot_be_opened(unzipped: Path, model: NGramLM, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="there is no language model"):
         NGramLM.load(tmp_path / "nothing")

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from hfaudio.decoding.beam import BeamSearchDecoder
+from hfaudio.decoding.confidence import Calibration
 from hfaudio.ngram.model import NGramLM
 from hfaudio.processing import SpectralFeatureExtractor, build_char_tokenizer, ctc_labels
 from hfaudio.processing.language_model import (
@@ -24,7 +25,8 @@ LABELS = ctc_labels(TOKENIZER)
 @pytest.fixture(scope="module")
 def decoder() -> BeamSearchDecoder:
     lm = NGramLM.from_text(["a bad cab", "a bad dad", "dad a cab"], order=2)
-    return BeamSearchDecoder(LABELS, lm, blank_id=0, alpha=0.8, beta=0.5, beam_width=30, unk_score_offset=-4.0)
+    settings = {"alpha": 0.8, "beta": 0.5, "beam_width": 30, "unk_score_offset": -4.0}
+    return BeamSearchDecoder(LABELS, lm, blank_id=0, calibration=Calibration(2.0, -0.5), **settings)
 
 
 def some_log_probs(count: int = 3) -> list[np.ndarray]:
@@ -36,9 +38,10 @@ def test_what_was_saved_opens_and_decodes_the_same(decoder: BeamSearchDecoder, t
     assert save_language_model(tmp_path, decoder) == tmp_path / "language_model"
     assert find_language_model(tmp_path) == tmp_path
     opened = open_decoder(tmp_path, TOKENIZER)
-    assert opened.settings == decoder.settings
+    assert opened.settings == decoder.settings and opened.calibration == Calibration(2.0, -0.5)
     for log_probs in some_log_probs():
         assert opened.decode(log_probs).text == decoder.decode(log_probs).text != ""
+        assert opened.decode(log_probs).words == decoder.decode(log_probs).words
         assert opened.decode(log_probs).score == pytest.approx(decoder.decode(log_probs).score)
 
 

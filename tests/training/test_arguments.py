@@ -55,9 +55,10 @@ def test_what_would_go_wrong_in_silence_is_refused(option: str, message: str, tm
 
 def test_environment_variables_in_yaml(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = tmp_path / "config.yaml"
-    config.write_text("place: $SOMEWHERE/data\n")
+    config.write_text("place: $SOMEWHERE/data\npair: [$NUMBER, 4]\n")
     monkeypatch.setenv("SOMEWHERE", "there")
-    assert parse(str(config)).place == "there/data"
+    monkeypatch.setenv("NUMBER", "3")
+    assert parse(str(config)).place == "there/data" and parse(str(config)).pair == [3, 4]
     monkeypatch.delenv("SOMEWHERE")
     with pytest.raises(ValueError, match="environment variable is not set"):
         parse(str(config))

@@ -89,6 +89,9 @@ def test_weights_are_fitted_on_a_part_of_one_split_and_used_for_the_next(
     assert decoding.decoder.settings == fitted and rates["test/wer/lm"].value < rates["test/wer/greedy"].value
     assert decoding.facts["language_model"]["settings"]["alpha"] == fitted.alpha
     assert "test/wer/lm - test/wer/greedy" in decoding.facts["comparisons"]
+    confidence = decoding.facts["confidence"]
+    assert confidence["temperature"] == decoding.decoder.calibration.temperature != 1
+    assert confidence["test/ece"] < confidence["test/ece_not_calibrated"]
 
 
 def test_an_lm_from_transcripts_and_normalised_text_files(tmp_path: Path) -> None:
