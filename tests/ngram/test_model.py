@@ -211,8 +211,3 @@ def test_files_that_cannot_be_opened(unzipped: Path, model: NGramLM, tmp_path: P
         NGramLM.load(tmp_path / "words.bin")
     with pytest.raises(ValueError, match="hashes of n-grams, not n-grams; use the ARPA file"):
         NGramLM.load(unzipped / "kenlm_3.bin").save(tmp_path / "converted")
-
-
-def test_a_trie_of_kenlm_says_what_to_use_instead(unzipped: Path) -> None:
-    with pytest.raises(ValueError, match="KenLM trie binary"):
-        NGramLM.load(unzipped / "kenlm_3_trie.bin")
