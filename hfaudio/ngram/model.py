@@ -168,7 +168,7 @@ class NGramLM:
         return unpack(self.kernel, self.counts)
 
     def save(self, path: str | os.PathLike[str], *, quantize: int | None = None) -> Path:
-        """Write `lm.ngram` into a folder, or a file (`.arpa` and `.arpa.gz` as text); returns the file.
+        """Write `lm.ngram` into a folder, or a file that ends in `.ngram`, `.arpa` or `.arpa.gz`; returns the file.
 
         `quantize` is the bits of a probability and of a back-off, 8 as usual; None keeps float32.
         """
@@ -178,7 +178,7 @@ class NGramLM:
 
             write_arpa(file, self.words, self.tables())
             return file
-        if not file.suffix:
+        if file.suffix != ".ngram":
             file = file / FILE_NAME
         file.parent.mkdir(parents=True, exist_ok=True)
         tables = self.tables() if quantize is not None or self.kernel.is_probing else []
