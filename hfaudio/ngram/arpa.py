@@ -7,7 +7,6 @@ import re
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -19,6 +18,7 @@ from hfaudio.ngram.table import MARKS, NGramTable
 
 logger = logging.getLogger(__name__)
 
+BUFFER_BYTES = 1 << 24  # of text that is written at once
 GZIP_MAGIC = b"\x1f\x8b"
 LOWEST = -99.0  # stands for -inf in ARPA files
 MISSING_UNK = -100.0  # what KenLM gives <unk> in a model that has none
@@ -29,42 +29,89 @@ def write_arpa(path: str | os.PathLike[str], words: Sequence[str], tables: Seque
     file = Path(path)
     file.parent.mkdir(parents=True, exist_ok=True)
     partial = file.with_name(f"{file.name}.partial")
-    spelled = pa.array(words, pa.large_string())
+    encoded = [word.encode("utf-8", "surrogateescape") for word in words]
+    spelled = np.frombuffer(b"".join(encoded), np.uint8)
+    ends = np.cumsum([0, *map(len, encoded)])
+    buffer = np.empty(BUFFER_BYTES + tables_width(ends, len(tables)), np.uint8)
     with gzip.open(partial, "wb", compresslevel=1) if file.name.endswith(".gz") else partial.open("wb") as opened:
         counts = "".join(f"ngram {order}={len(table)}\n" for order, table in enumerate(tables, start=1))
         opened.write(f"\\data\\\n{counts}".encode())
-        texts = spelled
+        ids = np.empty((1, 0), np.int32)  # of the words of each n-gram
         for order, table in enumerate(tables, start=1):
             opened.write(f"\n\\{order}-grams:\n".encode())
-            if order > 1:
-                texts = joined(texts.take(pa.array(table.prefix)), spelled.take(pa.array(table.word)), " ")
-            columns = [number_column(table.log_prob), texts]
-            if order < len(tables):
-                columns.append(number_column(table.log_backoff))
-            end = pa.scalar("", pa.large_string())
-            lines = joined(joined(*columns, "\t"), end, "\n")
-            for chunk in lines.chunks if isinstance(lines, pa.ChunkedArray) else [lines]:
-                write_texts(opened, chunk)
+            ids = np.column_stack([ids[table.prefix], table.word])
+            has_backoff, row = order < len(tables), 0
+            while row < len(table):
+                row, size = write_lines(
+                    buffer, BUFFER_BYTES, row, ids, table.log_prob, table.log_backoff, has_backoff, spelled, ends
+                )
+                opened.write(buffer[:size].data)
         opened.write(b"\n\\end\\\n")
     os.replace(partial, file)
 
 
-def joined(*columns_and_separator: Any) -> Any:
-    """Texts of several columns, element by element, with a separator between them."""
-    *columns, separator = columns_and_separator
-    return pc.binary_join_element_wise(*columns, pa.scalar(separator, pa.large_string()))
+def tables_width(ends: np.ndarray, order: int) -> int:
+    """The longest line that there can be: two numbers, and the longest word at every place."""
+    return 64 + order * (int(np.diff(ends).max(initial=0)) + 1)
 
 
-def number_column(values: np.ndarray) -> pa.Array:
-    """Numbers with up to seven decimals, as text."""
-    rounded = np.round(values.astype(np.float64), 7).astype(np.float32) + np.float32(0)  # + 0: no "-0"
-    return pa.array(rounded).cast(pa.large_string())
+@njit(cache=True, nogil=True)
+def write_lines(
+    buffer: np.ndarray,
+    room: int,
+    row: int,
+    ids: np.ndarray,
+    log_prob: np.ndarray,
+    log_backoff: np.ndarray,
+    has_backoff: bool,
+    spelled: np.ndarray,
+    ends: np.ndarray,
+) -> tuple[int, int]:
+    """Write n-grams from `row` on until `room` bytes are full; the next row and the bytes that were written."""
+    place = 0
+    while row < len(ids) and place < room:
+        place = write_number(buffer, place, log_prob[row])
+        for column in range(ids.shape[1]):
+            buffer[place] = 9 if column == 0 else 32
+            place += 1
+            word = ids[row, column]
+            for index in range(ends[word], ends[word + 1]):
+                buffer[place] = spelled[index]
+                place += 1
+        if has_backoff:
+            buffer[place] = 9
+            place = write_number(buffer, place + 1, log_backoff[row])
+        buffer[place] = 10
+        place += 1
+        row += 1
+    return row, place
 
 
-def write_texts(opened: Any, texts: pa.LargeStringArray) -> None:
-    """Write the texts of an array in a row, straight from its memory."""
-    offsets = np.frombuffer(texts.buffers()[1], np.int64)[texts.offset : texts.offset + len(texts) + 1]
-    opened.write(memoryview(texts.buffers()[2])[offsets[0] : offsets[-1]])
+@njit(cache=True, nogil=True)
+def write_number(buffer: np.ndarray, place: int, value: float) -> int:
+    """Write a number with up to seven decimals; returns the place after it."""
+    scaled = np.int64(np.rint(abs(value) * 1e7))
+    if value < 0 and scaled > 0:
+        buffer[place] = 45
+        place += 1
+    whole, rest = scaled // 10_000_000, scaled % 10_000_000
+    divisor = np.int64(1)
+    while divisor * 10 <= whole:
+        divisor *= 10
+    while divisor > 0:
+        buffer[place] = 48 + whole // divisor % 10
+        place += 1
+        divisor //= 10
+    if rest:
+        buffer[place] = 46
+        place += 1
+        divisor = np.int64(1_000_000)
+        while rest:
+            buffer[place] = 48 + rest // divisor
+            place += 1
+            rest %= divisor
+            divisor //= 10
+    return place
 
 
 def read_arpa(path: str | os.PathLike[str]) -> tuple[list[str], list[NGramTable]]:

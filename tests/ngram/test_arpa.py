@@ -53,6 +53,17 @@ def test_what_is_written_reads_the_same(name: str, tmp_path: Path) -> None:
         np.testing.assert_allclose(ours.log_backoff, theirs.log_backoff, atol=1e-6)
 
 
+def test_numbers_of_every_size(tmp_path: Path) -> None:
+    words, tables = read_arpa(FIXTURES / "kenlm_2.arpa.gz")
+    values = np.array([-99.0, -12.5, -0.0000001, 0.0, -1.25, -0.1234567], np.float32)
+    tables[0].log_prob[:6] = values
+    tables[0].log_backoff[:6] = -values / 4  # back-offs can be above 0
+    write_arpa(tmp_path / "lm.arpa", words, tables)
+    lines = (tmp_path / "lm.arpa").read_text().split("\\1-grams:\n")[1].splitlines()[:6]
+    assert [line.split("\t")[0] for line in lines] == ["-99", "-12.5", "-0.0000001", "0", "-1.25", "-0.1234567"]
+    assert [float(line.split("\t")[2]) for line in lines] == pytest.approx(-values / 4, abs=6e-8)
+
+
 def test_the_lines_are_those_of_lmplz(tmp_path: Path) -> None:
     words, tables = read_arpa(FIXTURES / "kenlm_3.arpa.gz")
     write_arpa(tmp_path / "lm.arpa", words, tables)
