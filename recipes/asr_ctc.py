@@ -126,8 +126,8 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     trainer.save_model()
     output_dir, is_main = Path(args.output_dir), trainer.is_world_process_zero()
     decoding = None
-    if lm_args.lm != "none":
-        scorer.keep_log_probs = True
+    scorer.keep_log_probs = lm_args.lm != "none"
+    if is_main and scorer.keep_log_probs:
         lm = build_lm(lm_args, texts, data_args.normalizer)
         decoding = LMDecoding(lm_args, lm, scorer, seed=args.seed, device=str(args.device))
     metrics: dict[str, ErrorRate] = {}

@@ -200,10 +200,11 @@ class LMDecoding:
         if self.rescorer is not None:
             split, self.weights = rescore_split(split, self.rescorer, self.weights)
             self.facts["rescoring"] = {"model": self.args.rescore_with, **asdict(self.weights)}
-        raw = self.decoder.with_calibration(Calibration())
-        for label, decoder in (("ece_not_calibrated", raw), ("ece", self.decoder)):
-            bins = reliability(*word_confidences(decoder, self.scorer))
-            self.facts["confidence"][f"{name}/{label}"] = round(bins.expected_calibration_error, 4)
+        raw, correct = word_confidences(self.decoder.with_calibration(Calibration()), self.scorer)
+        if raw:  # a model at its beginning may recognise no word
+            for label, confidences in (("ece_not_calibrated", raw), ("ece", self.decoder.calibration.apply(raw))):
+                error = reliability(confidences, correct).expected_calibration_error
+                self.facts["confidence"][f"{name}/{label}"] = round(error, 4)
         rates, differences = rate_split(split, name, seed=self.seed)
         self.facts["comparisons"] |= differences
         return rates

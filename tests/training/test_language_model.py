@@ -151,3 +151,19 @@ def test_the_lm_is_described(decoder: BeamSearchDecoder) -> None:
     assert facts["validation_perplexity"] == pytest.approx(
         decoder.lm.perplexity(["bad bed", "a zoo"]).perplexity, 1e-2
     )
+
+
+def test_a_model_that_says_nothing_is_rated_all_the_same(decoder: BeamSearchDecoder, tmp_path: Path) -> None:
+    scorer = CTCScorer(LABELS, blank_id=0)
+    silence = np.full((20, len(LABELS)), -30.0, dtype=np.float32)
+    silence[:, 0] = 0.0
+    for text in TEXTS[:4]:
+        scorer.references.append(text)
+        scorer.hypotheses.append("")
+        scorer.log_probs.append(silence)
+        scorer.tally.add(text, "", None)
+    assert decoder.lm is not None
+    decoding = LMDecoding(LanguageModelArguments(), decoder.lm, scorer, seed=0, device="cpu")
+    decoding.fit(tmp_path)
+    assert decoding.rate("validation")["validation/wer/lm"].value == 1
+    assert decoding.facts["confidence"] == {"temperature": 1.0, "bias": 0.0}
