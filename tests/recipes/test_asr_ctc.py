@@ -107,7 +107,10 @@ def test_two_real_processes_take_the_steps_of_one_with_the_joined_batch(
     two = json.loads((tmp_path / "two" / "metrics.json").read_text())
     one = run_recipe(*common, "--output_dir", tmp_path / "one", "--per_device_train_batch_size", "8")
     assert (two["processes"], one["processes"]) == (2, 1)
-    assert two["metrics"] == one["metrics"] and two["metrics"]["test/wer/greedy"]["n"] == 7
+    assert two["metrics"].keys() == one["metrics"].keys() and two["metrics"]["test/wer/lm"]["n"] == 7
+    for name, rate in one["metrics"].items():
+        # weights that differ by 1e-6 can order an n-best list of an untrained model in another way
+        assert two["metrics"][name] == rate or "/greedy" not in name, name
     for name, expected in weights(tmp_path / "one").items():
         torch.testing.assert_close(weights(tmp_path / "two")[name], expected, atol=1e-5, rtol=1e-4, msg=name)
 
