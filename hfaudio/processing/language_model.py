@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from transformers import PreTrainedTokenizerBase, Wav2Vec2Processor
 
 from hfaudio.decoding.beam import BeamSearchDecoder, BeamSettings, Hypothesis
@@ -59,7 +60,12 @@ def find_language_model(
     folder = Path(model)
     if not folder.is_dir():
         patterns = [f"{FOLDER}/*", "alphabet.json"]
-        folder = Path(snapshot_download(os.fspath(model), revision=revision, token=token, allow_patterns=patterns))
+        try:
+            folder = Path(snapshot_download(os.fspath(model), revision=revision, token=token, allow_patterns=patterns))
+        except (HfHubHTTPError, HFValidationError, OSError) as error:
+            # a model object may carry the name of a folder that is gone, or of a repository that is out of reach
+            logger.warning("could not look for a %s/ of %s, decoding goes on without one: %s", FOLDER, model, error)
+            return None
     return folder if any((folder / FOLDER).glob("*")) else None
 
 

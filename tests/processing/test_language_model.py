@@ -94,3 +94,8 @@ def test_a_processor_without_a_decoder_says_so(tmp_path: Path) -> None:
     processor.save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="has no language_model/"):
         CTCProcessorWithLM.from_pretrained(tmp_path)
+
+
+def test_a_folder_that_is_gone_is_no_error(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    assert find_language_model(tmp_path / "gone" / "model") is None
+    assert "could not look for a language_model/" in caplog.text

@@ -168,3 +168,11 @@ def test_custom_pipelines_of_others_still_ask_for_trust(folder: Path, tmp_path: 
     assert pipe.model.config.custom_pipelines == {}  # ours is installed, nothing is asked
     pipe.model.config.custom_pipelines = {TASK: {"impl": "other.Pipeline", "pt": ["AutoModelForCTC"]}}
     assert TASK in pipe.model.config.custom_pipelines
+
+
+def test_a_model_saved_without_its_lm_names_no_pipeline(folder: Path, tmp_path: Path) -> None:
+    pipe = pipeline(TASK, model=str(folder))
+    pipe.model.save_pretrained(tmp_path)
+    Wav2Vec2Processor(pipe.feature_extractor, pipe.tokenizer).save_pretrained(tmp_path)
+    carry_code(tmp_path)
+    assert "custom_pipelines" not in json.loads((tmp_path / "config.json").read_text())
