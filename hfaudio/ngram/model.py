@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import shutil
 import struct
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -170,9 +171,15 @@ class NGramLM:
     def save(self, path: str | os.PathLike[str], *, quantize: int | None = None) -> Path:
         """Write `lm.ngram` into a folder, or a file that ends in `.ngram`, `.arpa` or `.arpa.gz`; returns the file.
 
-        `quantize` is the bits of a probability and of a back-off, 8 as usual; None keeps float32.
+        `quantize` is the bits of a probability and of a back-off, 8 as usual; None keeps float32. A KenLM probing
+        binary that is to become `lm.ngram` is copied as `lm.bin` beside that name.
         """
         file = Path(path)
+        if self.kernel.is_probing and self._file is not None and file.name == FILE_NAME and quantize is None:
+            file = file.with_name("lm.bin")  # hashes cannot be written in our format, but the file can travel
+            file.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(self._file, file)
+            return file
         if file.name.endswith((".arpa", ".arpa.gz")):
             from hfaudio.ngram.arpa import write_arpa
 

@@ -82,7 +82,7 @@ def open_decoder(folder: Path, tokenizer: PreTrainedTokenizerBase) -> BeamSearch
     content = json.loads(path.read_text(encoding="utf-8"))
     if content["format"] > FORMAT:
         raise ValueError(f"{path} has format {content['format']}, this hfaudio reads up to {FORMAT}; update hfaudio")
-    lm = NGramLM.load(path.with_name(LM_FILE))
+    lm = NGramLM.load(path.parent)
     check_labels(content["labels"], labels, lm, path)
     settings, calibration = BeamSettings(**content["settings"]), Calibration(**content["calibration"])
     return BeamSearchDecoder.from_settings(labels, lm, settings, blank_id=blank_id, calibration=calibration)

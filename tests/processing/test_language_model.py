@@ -1,5 +1,6 @@
 """`language_model/` beside a model: saved, found, opened, and refused where it does not belong."""
 
+import gzip
 import json
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+import hfaudio.auto  # noqa: F401
 from hfaudio.decoding.beam import BeamSearchDecoder
 from hfaudio.decoding.confidence import Calibration
 from hfaudio.ngram.model import NGramLM
@@ -99,3 +101,13 @@ def test_a_processor_without_a_decoder_says_so(tmp_path: Path) -> None:
 def test_a_folder_that_is_gone_is_no_error(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     assert find_language_model(tmp_path / "gone" / "model") is None
     assert "could not look for a language_model/" in caplog.text
+
+
+def test_a_kenlm_binary_travels_as_it_is(tmp_path: Path) -> None:
+    fixture = Path(__file__).parents[1] / "ngram" / "fixtures" / "kenlm_2.bin.gz"
+    (tmp_path / "theirs.bin").write_bytes(gzip.decompress(fixture.read_bytes()))
+    tokenizer = build_char_tokenizer(["abcdefghijklmnopqrstuvwxyz "])
+    lm = NGramLM.load(tmp_path / "theirs.bin")
+    save_language_model(tmp_path / "model", BeamSearchDecoder(ctc_labels(tokenizer), lm, blank_id=0))
+    opened = open_decoder(tmp_path / "model", tokenizer)
+    assert opened.lm is not None and opened.lm.score("the cat") == pytest.approx(lm.score("the cat"))
