@@ -53,9 +53,8 @@ def carry_code(folder: Path) -> list[Path]:
         modules.add(module)
         pipeline = {"impl": f"{flat_name(module)}.{name}"} | TASK
         config["custom_pipelines"] = {"automatic-speech-recognition": pipeline}
-    elif config.pop("custom_pipelines", None):  # of the folder that the model was opened from
-        write_json(config_path, config)
-    if modules:
+    is_stale = not (folder / LANGUAGE_MODEL).is_dir() and config.pop("custom_pipelines", None) is not None
+    if modules or is_stale:  # stale: of the folder that the model was opened from
         write_json(config_path, config)
     # transformers 5 keeps the feature extractor inside processor_config.json; a language model has none.
     processor_path = folder / "processor_config.json"

@@ -83,12 +83,12 @@ def open_decoder(folder: Path, tokenizer: PreTrainedTokenizerBase) -> BeamSearch
     if content["format"] > FORMAT:
         raise ValueError(f"{path} has format {content['format']}, this hfaudio reads up to {FORMAT}; update hfaudio")
     lm = NGramLM.load(path.parent)
-    check_labels(content["labels"], labels, lm, path)
+    check_labels(content["labels"], labels, path)
     settings, calibration = BeamSettings(**content["settings"]), Calibration(**content["calibration"])
     return BeamSearchDecoder.from_settings(labels, lm, settings, blank_id=blank_id, calibration=calibration)
 
 
-def check_labels(saved: Sequence[str], labels: Sequence[str], lm: NGramLM, path: Path) -> None:
+def check_labels(saved: Sequence[str], labels: Sequence[str], path: Path) -> None:
     """Raise if the LM was made for labels of which this model lacks some, warn where they only stand otherwise."""
     missing = sorted(set(saved) - set(labels))
     if missing:
@@ -106,7 +106,7 @@ def open_pyctcdecode_folder(folder: Path, labels: Sequence[str], blank_id: int |
     from hfaudio.decoding.compat import load_language_model_folder
 
     saved_labels, lm, unigrams, settings = load_language_model_folder(folder)
-    check_labels(saved_labels, labels, lm, folder / "alphabet.json")
+    check_labels(saved_labels, labels, folder / "alphabet.json")
     return BeamSearchDecoder(labels, lm, lexicon=unigrams, blank_id=blank_id, **settings)
 
 

@@ -4,6 +4,7 @@ import logging
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from hfaudio.metrics.error_rate import ErrorRate, ErrorTally, correct_words, cou
 from hfaudio.metrics.results import split_rates
 from hfaudio.ngram.model import NGramLM
 from hfaudio.processing.language_model import save_language_model
-from hfaudio.text.normalize import normalize
+from hfaudio.text.lines import text_lines
 from hfaudio.training.report import plot_tuning
 from hfaudio.training.scoring import CTCScorer
 
@@ -58,10 +59,7 @@ class LanguageModelArguments:
 def build_lm(args: LanguageModelArguments, transcripts: Sequence[str], normalizer: str) -> NGramLM:
     """The n-gram LM that the arguments ask for; texts are normalised as the transcripts are."""
     if args.lm == "train":
-        lines = list(transcripts)
-        for file in args.lm_text or []:
-            with open(file, encoding="utf-8") as text:
-                lines += [normalize(line, normalizer) for line in text]
+        lines = chain(transcripts, text_lines(args.lm_text or [], normalizer))
         return NGramLM.from_text(lines, order=args.lm_order)
     if Path(args.lm).exists():
         return NGramLM.load(args.lm)
