@@ -26,7 +26,7 @@ from transformers import Wav2Vec2Processor, set_seed
 
 from hfaudio.audio.augment import Augment, AugmentArguments
 from hfaudio.data.collate import CTCCollator
-from hfaudio.data.datasets import DataArguments, RowCheck, SkipCounts, check_rows, load_splits
+from hfaudio.data.datasets import DataArguments, RowCheck, check_rows, known_rows, load_splits
 from hfaudio.data.examples import ExampleEncoder, SpeechExamples, SpeechStream
 from hfaudio.hub.remote_code import carry_code
 from hfaudio.metrics.error_rate import ErrorRate
@@ -93,15 +93,23 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     encoder = ExampleEncoder(processor)
     augmented = ExampleEncoder(processor, Augment(augment_args, rate, args.seed))
     examples: dict[str, Any] = {}
-    skipped = {name: SkipCounts() for name in splits}
+    skipped: dict[str, dict[str, int]] = {}
     for name, rows in splits.items():
         check, encode = (train_check, augmented) if name == "train" else (row_check, encoder)
         if isinstance(rows, IterableDataset):
-            examples[name] = SpeechStream(rows, check, encode, skipped[name], seed=args.seed)
+            examples[name] = SpeechStream(
+                rows,
+                check,
+                encode,
+                num_rows=known_rows(rows),
+                shuffle_buffer=data_args.shuffle_buffer,
+                max_broken_share=data_args.max_broken_share,
+            )
             continue
         with args.main_process_first(desc="checking rows"):
-            rows, skipped[name] = check_rows(rows, check, data_args.num_proc)
-        logger.info("%s: %s", name, skipped[name])
+            rows, counts = check_rows(rows, check, data_args.num_proc)
+        logger.info("%s: %s", name, counts)
+        skipped[name] = counts.by_reason
         keep = data_args.keep_seconds if name == "train" else 0
         examples[name] = SpeechExamples(rows, check, encode, keep_seconds=keep)
 
@@ -120,7 +128,8 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
 
     if data_args.streaming:
-        logger.info("train: %s", skipped["train"])
+        skipped["train"] = trainer.data_place.loader.skipped
+        logger.info("train, over all epochs: %s", trainer.data_place.loader.progress())
 
     # Results of the best checkpoint: greedy, and with an n-gram language model whose weights are tuned on validation.
     trainer.save_model()
@@ -156,7 +165,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
         seconds=time.time() - start,
         processes=args.world_size,
         language=data_args.language,
-        skipped={name: counts.as_dict() for name, counts in skipped.items()},
+        skipped=skipped,
         **(decoding.facts if decoding else {}),
     )
 

@@ -65,7 +65,7 @@ def bucket_of(seconds: np.ndarray, edges: np.ndarray) -> np.ndarray:
 
 def plan_steps(
     seconds: np.ndarray,
-    holders: np.ndarray,
+    holders: np.ndarray | None,
     edges: np.ndarray,
     limits: BatchLimits,
     num_replicas: int,
@@ -81,7 +81,8 @@ def plan_steps(
 
     Args:
         seconds: (N,) lengths of all rows of all ranks.
-        holders: (N,) the rank that has a row's audio.
+        holders: (N,) the rank that has a row's audio. None: all have; then the rows of a step do not depend on how
+            many ranks share them.
         waited: the first so many rows were left over by an earlier plan.
     """
     order = np.concatenate([np.arange(waited), waited + rng.permutation(len(seconds) - waited)])
@@ -93,10 +94,13 @@ def plan_steps(
         size = limits.rows(seconds[rows].max())
         count = len(rows) // (size * num_replicas)
         used = count * size * num_replicas
-        shares = deal(rows[:used], holders, num_replicas)
-        for share in shares:
-            rng.shuffle(share)  # rows that came from another rank are at its end
-        steps += [[share[i * size : (i + 1) * size] for share in shares] for i in range(count)]
+        if holders is None:
+            steps += [_dealt(hand, num_replicas) for hand in rows[:used].reshape(count, size * num_replicas)]
+        else:
+            shares = deal(rows[:used], holders, num_replicas)
+            for share in shares:
+                rng.shuffle(share)  # rows that came from another rank are at its end
+            steps += [[share[i * size : (i + 1) * size] for share in shares] for i in range(count)]
         waiting.append(rows[used:])
     rng.shuffle(steps)  # type: ignore[arg-type]  # a list is shuffled in place
     left = np.concatenate([*waiting, np.empty(0, dtype=np.int64)])

@@ -1,15 +1,14 @@
 """Speech datasets as rows `{"audio": {"bytes", "path"}, "text", "speaker", "id"}`, wherever they lie.
 
 Audio stays encoded in every row; `RowCheck.decode` is the one place where a row becomes samples. What cannot
-be used is skipped with a reason (`REASONS`) and counted (`SkipCounts`): by `check_rows` before training for
-map-style data, row by row for streams.
+be used is skipped with a reason (`REASONS`) and counted: by `check_rows` before training for map-style data
+(`SkipCounts`), row by row for streams (`hfaudio.data.stream`).
 """
 
 import hashlib
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +16,11 @@ import datasets
 import fsspec
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 from datasets import Audio, Dataset, Features, IterableDataset, Value, concatenate_datasets, load_dataset
 from huggingface_hub import DatasetCard
 
-from hfaudio.audio.io import AudioError, load_audio, stream_audio
+from hfaudio.audio.io import AudioError, audio_info, load_audio, stream_audio
 from hfaudio.data.bundled import path as bundled_path
 from hfaudio.text.normalize import NORMALIZERS, normalize
 
@@ -74,6 +74,10 @@ class DataArguments:
         default=None,
         metadata={"help": "Column naming the row. If not given: 'id', where there is one, else one is made."},
     )
+    duration_column: str | None = field(
+        default=None,
+        metadata={"help": "Column of the recordings' seconds, for streams. If not given: read from their headers."},
+    )
     language: str | None = field(default=None, metadata={"help": "Language of the transcripts, such as 'en' or 'hi'."})
     normalizer: str = field(
         default="basic", metadata={"help": f"How transcripts are written: one of {', '.join(NORMALIZERS)}."}
@@ -82,6 +86,12 @@ class DataArguments:
     max_seconds: float = field(default=20.0, metadata={"help": "Longer recordings are skipped and counted."})
     streaming: bool = field(
         default=False, metadata={"help": "Read the training split as a stream instead of preparing it on disk first."}
+    )
+    shuffle_buffer: int = field(
+        default=1000, metadata={"help": "Rows of a stream that each process shuffles together, still encoded."}
+    )
+    max_broken_share: float = field(
+        default=0.05, metadata={"help": "A stream stops if a larger share of its rows holds no readable audio."}
     )
     max_train_examples: int | None = field(default=None, metadata={"help": "Use only the first rows for training."})
     max_eval_examples: int | None = field(
@@ -105,10 +115,13 @@ class DataArguments:
             ("--max_train_examples", self.max_train_examples),
             ("--max_eval_examples", self.max_eval_examples),
             ("--num_proc", self.num_proc),
+            ("--shuffle_buffer", self.shuffle_buffer),
         ):
             if value is not None and value < 1:
                 raise ValueError(f"{option} must be at least 1; got {value}")
-        roles = (self.audio_column, self.text_column, self.speaker_column, self.id_column)
+        if not 0 <= self.max_broken_share <= 1:
+            raise ValueError(f"--max_broken_share must be a share from 0 to 1; got {self.max_broken_share:g}")
+        roles = (self.audio_column, self.text_column, self.speaker_column, self.id_column, self.duration_column)
         named = [column for column in roles if column is not None]
         if len(set(named)) < len(named):
             raise ValueError(f"each column can have one role; got {', '.join(named)}")
@@ -274,6 +287,9 @@ def _open(arguments: DataArguments) -> _Opened:
         splits = load_dataset(source.path, **source.options, streaming=streaming, num_proc=num_proc)
     except UNREADABLE as error:
         raise _cannot_open(arguments, source.folder, error) from error
+    if streaming and source.path == "parquet":
+        for name, files in source.options["data_files"].items():
+            _with_known_rows(splits[name], sum(pq.ParquetFile(file).metadata.num_rows for file in files))
     return _Opened(splits, source.folder)
 
 
@@ -356,17 +372,24 @@ def _columns(arguments: DataArguments, features: Features, place: str) -> dict[s
     for standard, named in (("speaker", arguments.speaker_column), ("id", arguments.id_column)):
         if named is not None or (standard in features and standard not in columns):
             columns[named or standard] = standard
+    if arguments.duration_column is not None and arguments.streaming:
+        columns[arguments.duration_column] = "seconds"
     for column, standard in columns.items():
         if column not in features:
-            raise ValueError(
-                f"{place} has no column {column!r}, it has: {', '.join(features)}; set --{standard}_column"
-            )
+            option = "--duration_column" if standard == "seconds" else f"--{standard}_column"
+            raise ValueError(f"{place} has no column {column!r}, it has: {', '.join(features)}; set {option}")
     audio, text = features[arguments.audio_column], features[arguments.text_column]
     kinds = ", ".join(f"{name}: {feature}" for name, feature in features.items())
     if not _holds_audio(audio):
         raise ValueError(
             f"column {arguments.audio_column!r} of {place} holds {audio}, not audio (an Audio column, encoded bytes, "
             f"paths, or both as {{bytes, path}}); set --audio_column; its columns: {kinds}"
+        )
+    seconds = features[arguments.duration_column] if "seconds" in columns.values() else Value("float64")
+    if not (isinstance(seconds, Value) and re.match("u?int|float", seconds.dtype)):
+        raise ValueError(
+            f"column {arguments.duration_column!r} of {place} holds {seconds}, not numbers of seconds; set or leave "
+            f"out --duration_column; its columns: {kinds}"
         )
     if not (isinstance(text, Value) and text.dtype in ("string", "large_string", "null")):
         raise ValueError(
@@ -403,6 +426,8 @@ def _standard_stream(rows: IterableDataset, columns: dict[str, str], folder: Pat
     features = Features({"audio": Audio(decode=False), "text": string, "id": string})
     if "speaker" in columns.values():
         features["speaker"] = string
+    if "seconds" in columns.values():
+        features["seconds"] = Value("float64")
     return rows.map(_StreamedRow(columns, folder), remove_columns=list(columns), features=features)
 
 
@@ -422,8 +447,11 @@ class _StreamedRow:
             audio = {"bytes": audio}
         content, path = (audio.get("bytes"), audio.get("path")) if audio else (None, None)
         if content is None and path is not None and "://" in path:  # hf://, zip://...::hf://
-            with fsspec.open(path, "rb") as file:
-                content = file.read()
+            try:
+                with fsspec.open(path, "rb") as file:
+                    content = file.read()
+            except FileNotFoundError:
+                pass  # it is counted as missing where rows are read
         row["audio"] = {"bytes": content, "path": path}
         if row.get("id") is None:
             row["id"] = hashlib.blake2b(content or str(path).encode(), digest_size=8).hexdigest()
@@ -442,13 +470,29 @@ def _speaker_name(value: Any) -> str:
 def _first(rows: Dataset | IterableDataset, count: int | None) -> Dataset | IterableDataset:
     if count is None:
         return rows
-    return rows.take(count) if isinstance(rows, IterableDataset) else rows.select(range(min(count, len(rows))))
+    if isinstance(rows, Dataset):
+        return rows.select(range(min(count, len(rows))))
+    known = known_rows(rows)
+    return rows.take(count) if known is None else _with_known_rows(rows.take(count), min(count, known))
 
 
 def _as_stream(rows: Dataset | IterableDataset) -> IterableDataset:
     if isinstance(rows, IterableDataset):
         return rows
-    return rows.to_iterable_dataset(num_shards=min(PATH_STREAM_SHARDS, len(rows)))
+    stream = rows.to_iterable_dataset(num_shards=min(PATH_STREAM_SHARDS, len(rows)))
+    return _with_known_rows(stream, len(rows))
+
+
+def known_rows(stream: IterableDataset) -> int | None:
+    """Rows of a stream as its dataset's card on the Hub or local files tell; None where nothing does."""
+    splits, name = stream.info.splits, str(stream.split)
+    return splits[name].num_examples or None if splits is not None and name in splits else None
+
+
+def _with_known_rows(stream: IterableDataset, rows: int) -> IterableDataset:
+    name = str(stream.split)
+    stream.info.splits = datasets.SplitDict({name: datasets.SplitInfo(name, num_examples=rows)})
+    return stream
 
 
 def _in_memory(rows: Dataset | IterableDataset) -> Dataset:
@@ -481,6 +525,22 @@ class CheckedRow:
     text: str  # normalised
 
 
+def header_seconds(row: Mapping[str, Any]) -> float:
+    """Seconds by the column `seconds` or by the audio's header, without decoding where the format allows.
+
+    Raises SkipRow for audio that cannot be opened or is empty.
+    """
+    seconds = row.get("seconds")
+    if seconds is None:
+        try:
+            seconds = audio_info(row["audio"] or NO_AUDIO).seconds
+        except AudioError as error:
+            raise SkipRow(error.reason) from error
+    if not seconds > 0:
+        raise SkipRow("empty")
+    return float(seconds)
+
+
 @dataclass(frozen=True)
 class RowCheck:
     """Which rows can be used, and the only way from a row to its samples.
@@ -508,6 +568,17 @@ class RowCheck:
         text = self.normalized(row["text"])
         reason, num_samples = AudioProbe(self.sample_rate).measure(row["audio"])
         return CheckedRow(reason or self.refusal(text, num_samples), num_samples / self.sample_rate, text)
+
+    def measure(self, row: Mapping[str, Any]) -> float:
+        """Seconds of a row by its column `seconds`, else by its audio's header; SkipRow if it cannot be used.
+
+        What only decoding shows (a damaged file, samples that are not finite) is left to `decode`.
+        """
+        seconds = header_seconds(row)
+        reason = self.refusal(self.normalized(row["text"]), round(seconds * self.sample_rate))
+        if reason is not None:
+            raise SkipRow(reason)
+        return seconds
 
     def decode(self, row: Mapping[str, Any]) -> tuple[np.ndarray, str]:
         """Samples (N,) and normalised text; SkipRow if the row cannot be used.
@@ -595,14 +666,14 @@ def check_rows(dataset: Dataset, row_check: RowCheck, num_proc: int | None = Non
             usable.append(index)
     if not usable:
         raise no_usable_rows(counts, row_check)
-    checked = dataset.remove_columns("text").add_column("text", texts).add_column("seconds", seconds)
+    old = [column for column in ("text", "seconds") if column in dataset.column_names]
+    checked = dataset.remove_columns(old).add_column("text", texts).add_column("seconds", seconds)
     return checked.select(usable), counts
 
 
 def no_usable_rows(counts: "SkipCounts", row_check: RowCheck) -> ValueError:
     """The error for data of which nothing is left, with the remedy for the commonest reason."""
-    skipped = counts.as_dict()
-    reason = max(skipped, key=lambda reason: skipped[reason])
+    reason = max(counts.by_reason, key=lambda reason: counts.by_reason[reason])
     if reason == "too short":
         remedy = f"lower --min_seconds (now {row_check.min_seconds:g})"
     elif reason == "too long":
@@ -616,38 +687,25 @@ def no_usable_rows(counts: "SkipCounts", row_check: RowCheck) -> ValueError:
     return ValueError(f"no row can be used: {counts}; {remedy}")
 
 
+@dataclass
 class SkipCounts:
-    """Rows looked at, and rows skipped by reason, summed over the worker processes of a data loader.
+    """Rows looked at, and rows skipped by reason."""
 
-    The counts lie in shared memory. They reach a worker as part of the dataset object, by fork or by spawn, and
-    cannot be pickled otherwise.
-    """
-
-    def __init__(self) -> None:
-        # A lock of the "spawn" context works in forked workers too; the other way round Python refuses.
-        self._rows = get_context("spawn").Array("q", 1 + len(REASONS))  # usable, then one count for each reason
+    total: int = 0
+    by_reason: dict[str, int] = field(default_factory=dict)
 
     def add(self, reason: str | None) -> None:
         """Count a row: skipped for this reason, or usable if it is None."""
-        slot = 0 if reason is None else 1 + REASONS.index(reason)
-        with self._rows.get_lock():
-            self._rows[slot] += 1
-
-    def as_dict(self) -> dict[str, int]:
-        """Rows skipped, by reason; only reasons that occurred."""
-        return {reason: rows for reason, rows in zip(REASONS, self._rows[1:], strict=True) if rows}
+        self.total += 1
+        if reason is not None:
+            self.by_reason[reason] = self.by_reason.get(reason, 0) + 1
 
     @property
     def skipped(self) -> int:
         """Rows that were skipped."""
-        return sum(self._rows[1:])
-
-    @property
-    def total(self) -> int:
-        """Rows that were looked at, usable or not."""
-        return sum(self._rows[:])
+        return sum(self.by_reason.values())
 
     def __str__(self) -> str:
-        commonest = sorted(self.as_dict().items(), key=lambda item: -item[1])
+        commonest = sorted(self.by_reason.items(), key=lambda item: (-item[1], item[0]))
         reasons = ": " + ", ".join(f"{reason} {rows:,}" for reason, rows in commonest) if commonest else ""
         return f"skipped {self.skipped:,} of {self.total:,} rows{reasons}"

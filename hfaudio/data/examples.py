@@ -1,6 +1,5 @@
 """Rows become examples in the data loader's workers: decode, augment, extract features; nothing is written to disk."""
 
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -8,11 +7,14 @@ from typing import Any
 import datasets
 import numpy as np
 import torch
+import torch.distributed as dist
 from tqdm import tqdm
 from transformers import ProcessorMixin
 
 from hfaudio.audio.augment import Augment
-from hfaudio.data.datasets import RowCheck, SkipCounts, SkipRow
+from hfaudio.data.datasets import RowCheck, SkipRow
+from hfaudio.data.sampler import BucketSampler
+from hfaudio.data.stream import AudioStream
 
 Example = dict[str, Any]
 
@@ -83,6 +85,20 @@ class SpeechExamples(torch.utils.data.Dataset):
         samples = self.kept[start : self.ends[index]].numpy()
         return self.encoder(samples, self.texts[index], epoch=self.epoch, example_id=self.ids[index])
 
+    def batches(
+        self,
+        max_seconds: float | None,
+        max_examples: int | None,
+        num_replicas: int,
+        rank: int,
+        seed: int,
+        step_multiple: int,
+    ) -> BucketSampler:
+        """What one rank trains on."""
+        return BucketSampler(
+            self.seconds, max_seconds, max_examples, num_replicas, rank, seed, step_multiple=step_multiple
+        )
+
     def _decode(self, row: dict[str, Any]) -> tuple[np.ndarray, str]:
         try:
             return self.row_check.decode(row)
@@ -93,10 +109,13 @@ class SpeechExamples(torch.utils.data.Dataset):
             ) from skip
 
 
-class SpeechStream(torch.utils.data.IterableDataset):
-    """Examples of a streamed dataset, shuffled while encoded; rows that cannot be used are skipped and counted.
+class SpeechStream(torch.utils.data.Dataset):
+    """Examples of a streamed dataset: `examples[row]` of a row with encoded audio, or SkipRow.
 
-    On several ranks accelerate lets every rank read the whole stream and keep its batches.
+    Args:
+        num_rows: of an epoch, if known: for a number of epochs instead of steps.
+        shuffle_buffer: rows that are shuffled together.
+        max_broken_share: more unreadable rows than this stop the training.
     """
 
     def __init__(
@@ -104,79 +123,57 @@ class SpeechStream(torch.utils.data.IterableDataset):
         rows: datasets.IterableDataset,
         row_check: RowCheck,
         encoder: ExampleEncoder,
-        skipped: SkipCounts,
         *,
-        seed: int,
+        num_rows: int | None = None,
         shuffle_buffer: int = 1000,
+        max_broken_share: float = 0.05,
     ) -> None:
-        self.rows = rows.shuffle(seed=seed, buffer_size=shuffle_buffer)
+        self.rows = rows
         self.row_check = row_check
         self.encoder = encoder
-        self.skipped = skipped
+        self.num_rows = num_rows
+        self.shuffle_buffer = shuffle_buffer
+        self.max_broken_share = max_broken_share
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
-        """Another order and other augmentations in another epoch."""
+        """Other random augmentations in another epoch."""
         self.epoch = epoch
-        self.rows.set_epoch(epoch)
-
-    def __iter__(self) -> Iterator[Example]:
-        for row in self.rows:
-            try:
-                samples, text = self.row_check.decode(row)
-            except SkipRow as skip:
-                self.skipped.add(skip.reason)
-                continue
-            self.skipped.add(None)
-            yield self.encoder(samples, text, epoch=self.epoch, example_id=row["id"])
-
-
-class LengthGroupedSampler(torch.utils.data.Sampler[int]):
-    """Random order in which `group_size` neighbours have similar lengths, the same on every rank and after a resume.
-
-    transformers' sampler of this name draws from the global generator and serves each mega-batch from long to short;
-    here the order depends on (seed, epoch) alone, and the groups are shuffled once more. The first group holds the
-    longest example, so that memory runs out at the start or never.
-
-    Args:
-        dataset: has `seconds`, one float an example, and is told the epoch.
-        group_size: examples that one optimiser step takes on all ranks together.
-        groups_sorted_together: more of them pad less, fewer mix better; 50 as in transformers.
-    """
-
-    def __init__(
-        self, dataset: SpeechExamples, group_size: int, *, seed: int, groups_sorted_together: int = 50
-    ) -> None:
-        self.dataset = dataset
-        self.group_size = group_size
-        self.seed = seed
-        self.groups_sorted_together = groups_sorted_together
-
-    def set_epoch(self, epoch: int) -> None:
-        """Another order in another epoch.
-
-        The dataset holds the epoch: accelerate tells the sampler where it can reach it and else the dataset, such as
-        in a resumed epoch on several ranks.
-        """
-        self.dataset.set_epoch(epoch)
 
     def __len__(self) -> int:
-        return len(self.dataset)
+        if self.num_rows is None:  # what `len` raises where there is no length, as transformers expects
+            raise TypeError("nothing tells how many rows the stream has")
+        return self.num_rows
 
-    def __iter__(self) -> Iterator[int]:
-        seconds = np.asarray(self.dataset.seconds)
-        rng = np.random.default_rng([self.seed, self.dataset.epoch])
-        order = rng.permutation(len(seconds))
-        # At least four mega-batches, so that a small dataset is not simply sorted.
-        span = self.group_size * max(1, min(self.groups_sorted_together, len(order) // (4 * self.group_size)))
-        groups: list[np.ndarray] = []
-        for start in range(0, len(order), span):
-            mega_batch = order[start : start + span]
-            mega_batch = mega_batch[np.argsort(-seconds[mega_batch], kind="stable")]
-            groups += [mega_batch[i : i + self.group_size] for i in range(0, len(mega_batch), self.group_size)]
-        whole = [group for group in groups if len(group) == self.group_size]
-        rng.shuffle(whole)
-        longest = max(range(len(whole)), key=lambda i: seconds[whole[i]].max(), default=0)
-        whole[:1], whole[longest : longest + 1] = whole[longest : longest + 1], whole[:1]
-        # The one short group comes last, where a batch sampler expects it.
-        yield from (int(i) for group in [*whole, *(g for g in groups if len(g) < self.group_size)] for i in group)
+    def __getitem__(self, row: dict[str, Any]) -> Example | SkipRow:
+        try:
+            samples, text = self.row_check.decode(row)
+        except SkipRow as skip:
+            return skip
+        return self.encoder(samples, text, epoch=self.epoch, example_id=row["id"])
+
+    def batches(
+        self,
+        max_seconds: float | None,
+        max_examples: int | None,
+        num_replicas: int,
+        rank: int,
+        seed: int,
+        step_multiple: int,
+    ) -> AudioStream:
+        """What one rank trains on; the ranks share the reading."""
+        group: Any = dist.new_group(backend="gloo") if num_replicas > 1 else None
+        return AudioStream(
+            self.rows,
+            max_seconds,
+            num_replicas,
+            rank,
+            seed,
+            self.shuffle_buffer,
+            max_examples=max_examples,
+            process_group=group,
+            measure=self.row_check.measure,
+            num_rows=self.num_rows,
+            step_multiple=step_multiple,
+            max_broken_share=self.max_broken_share,
+        )

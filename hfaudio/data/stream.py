@@ -17,7 +17,7 @@ map-style data only. lhotse has it, but not on `datasets`.
 
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -26,7 +26,6 @@ import numpy as np
 import torch.distributed as dist
 from datasets import IterableDataset
 
-from hfaudio.audio.io import AudioError, audio_info
 from hfaudio.data.buckets import (
     Batches,
     BatchLimits,
@@ -36,7 +35,7 @@ from hfaudio.data.buckets import (
     plan_steps,
     split_to_multiple,
 )
-from hfaudio.data.datasets import AUDIO_REASONS, NO_AUDIO, SkipRow
+from hfaudio.data.datasets import AUDIO_REASONS, SkipRow, header_seconds
 from hfaudio.data.reading import Cursor, Retry, Row, ShardReader, StreamError, prepare_stream, shard_order
 
 STATE_VERSION = 1
@@ -45,17 +44,6 @@ STATE_VERSION = 1
 FEW_BROKEN_ROWS = 20
 
 RowId = tuple[int, int, int]  # window, lane, number among the usable rows of that lane's window
-
-
-def header_seconds(row: Mapping[str, Any]) -> float:
-    """Seconds of a row's audio by its header, without decoding where the format allows; SkipRow if it has none."""
-    try:
-        seconds = audio_info(row["audio"] or NO_AUDIO).seconds
-    except AudioError as error:
-        raise SkipRow(error.reason) from error
-    if seconds <= 0:
-        raise SkipRow("empty")
-    return seconds
 
 
 @dataclass
@@ -69,6 +57,12 @@ class StreamCounts:
     dropped: int = 0  # rows left over at the ends of epochs, fewer than one for each rank
     seen: int = 0  # rows read, usable or not
     skipped: dict[str, int] = field(default_factory=dict)  # by reason
+
+    def add(self, seconds: Sequence[float] | np.ndarray) -> None:
+        """Count a batch of rows of these lengths."""
+        self.rows += len(seconds)
+        self.seconds += float(sum(seconds))
+        self.padded_seconds += len(seconds) * float(max(seconds))
 
     @property
     def padding_share(self) -> float:
@@ -117,6 +111,7 @@ class AudioStream:
         shuffle_buffer: rows in a window of each rank; up to twice as many are held, encoded.
         edges: inner bucket edges in seconds. None: estimated from the first window.
         measure: seconds of a row, or SkipRow with one of `hfaudio.data.datasets.REASONS`.
+        num_rows: of an epoch, if known; only for `steps_an_epoch` and to tell how far an epoch has come.
         step_multiple: the number of steps of an epoch is a multiple of this, for gradient accumulation.
         max_broken_share: more unreadable rows than this stop the stream with an error.
         retry: what to do when reading fails.
@@ -135,6 +130,7 @@ class AudioStream:
         process_group: dist.ProcessGroup | None = None,
         edges: np.ndarray | None = None,
         measure: Callable[[Mapping[str, Any]], float] = header_seconds,
+        num_rows: int | None = None,
         step_multiple: int = 1,
         max_broken_share: float = 0.05,
         retry: Retry | None = None,
@@ -151,11 +147,13 @@ class AudioStream:
         self.seed = seed
         self.shuffle_buffer = shuffle_buffer
         self.measure = measure
+        self.num_rows = num_rows
         self.step_multiple = step_multiple
         self.max_broken_share = max_broken_share
         self.retry = retry or Retry()
         self.counts = StreamCounts()
         self.edges: np.ndarray | None = None if edges is None else np.unique(np.asarray(edges, dtype=np.float64))
+        self._window_size = (0, 0)  # steps of the window's plan and the rows in them
         self.begin_epoch(0)
 
     # -----------------------------------------------------------------------------------------------------------
@@ -166,40 +164,42 @@ class AudioStream:
         self.epoch = epoch
         self.window = 0
         self.step = 0  # of the window's plan
+        self.epoch_steps = 0
+        self.epoch_rows = 0
         self.is_last_step = False  # whether the batch that came last ends the epoch
-        self.planned_for = self.num_replicas
+        self.planned_for = (self.num_replicas, self.step_multiple)
         self.cursors = [Cursor() for _ in range(self.num_replicas)]  # of each lane, at the window's beginning
         self.waiting: list[Waiting] = []
-        self.done: set[RowId] = set()  # given out in this window under a plan for another number of ranks
+        self.done: set[RowId] = set()  # given out in this window under another plan
         # Rows seen and skipped before this window, which a resumed run reads again.
         self._counted_before: tuple[int, dict[str, int]] | None = None
 
     def state_dict(self) -> dict[str, Any]:
         """The place behind the batch that came last, the same on every rank; plain values that JSON can hold."""
-        before = {}
-        if self._counted_before is not None and not self.is_last_step:
-            before = {"seen": self._counted_before[0], "skipped": self._counted_before[1]}
         return {
             "version": STATE_VERSION,
             "settings": self._settings(),
-            "num_replicas": self.planned_for,
+            "planned_for": self.planned_for,
             "edges": None if self.edges is None else self.edges.tolist(),
             "epoch": self.epoch,
             "window": self.window,
             "step": self.step,
+            "epoch_steps": self.epoch_steps,
+            "epoch_rows": self.epoch_rows,
             "is_last_step": self.is_last_step,
             "cursors": [asdict(cursor) for cursor in self.cursors],
             "waiting": [asdict(waiting) for waiting in self.waiting],
             "done": sorted(self.done),
-            "counts": asdict(self.counts) | before,
+            "counts": asdict(self.counts),
+            "counted_before": self._counted_before,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go to a place that `state_dict` has told.
 
-        With as many ranks as before the stream goes on exactly as it would have. With another number it goes on
-        with the rows that have not been given out, in other batches: none is lost or repeated, up to the rows
-        that are `dropped` at the end of an epoch.
+        With as many ranks as before the stream goes on exactly as it would have. With another number, or another
+        `step_multiple`, it goes on with the rows that have not been given out, in other batches: none is lost or
+        repeated, up to the rows that are `dropped` at the end of an epoch.
 
         Raises:
             ValueError: if the state belongs to other settings or other data.
@@ -217,9 +217,15 @@ class AudioStream:
         if state["is_last_step"]:
             self.begin_epoch(state["epoch"] + 1)
             return
+        self._counted_before = None
+        if state["counted_before"] is not None:  # this window is read and counted again
+            seen, skipped = state["counted_before"]
+            self.counts.seen, self.counts.skipped = seen, dict(skipped)
         self.epoch, self.window, self.step = state["epoch"], state["window"], state["step"]
+        self.epoch_steps, self.epoch_rows = state["epoch_steps"], state["epoch_rows"]
         self.is_last_step = False
-        self.planned_for = state["num_replicas"]
+        num_replicas, step_multiple = state["planned_for"]
+        self.planned_for = (num_replicas, step_multiple)
         self.cursors = [Cursor(**cursor) for cursor in state["cursors"]]
         self.waiting = [
             Waiting(
@@ -230,6 +236,7 @@ class AudioStream:
             for part in state["waiting"]
         ]
         self.done = {(window, lane, number) for window, lane, number in state["done"]}
+        self._counted_before = None
 
     def _settings(self) -> dict[str, Any]:
         return {
@@ -240,10 +247,35 @@ class AudioStream:
             "max_examples": self.limits.max_examples,
         }
 
+    def steps_an_epoch(self) -> int:
+        """About how many steps an epoch has: the first window, which is read for this, times the number of rows.
+
+        Raises:
+            ValueError: if the number of rows is not known.
+        """
+        if self.num_rows is None:
+            raise ValueError(
+                "nothing tells how many rows the stream has, so epochs cannot be planned; set --max_steps"
+            )
+        place = self.state_dict()
+        self.begin_epoch(0)
+        self.counts = StreamCounts()
+        batches = self._batches()
+        next(batches, None)
+        usable = self.counts.seen - sum(self.counts.skipped.values())
+        share = usable / self.counts.seen
+        steps, rows = self._window_size
+        batches.close()
+        self.load_state_dict(place)
+        return max(1, round(self.num_rows * share * steps / max(1, rows)))
+
     # -----------------------------------------------------------------------------------------------------------
     # Batches
 
     def __iter__(self) -> Iterator[list[Row]]:
+        return self._batches()
+
+    def _batches(self) -> Generator[list[Row], None, None]:
         lanes = range(len(self.cursors))
         mine = [lane for lane in lanes if self.process_group is None or lane % self.num_replicas == self.rank]
         stopped = threading.Event()
@@ -323,9 +355,11 @@ class AudioStream:
         found: dict[int, Found] = {}
         error = None
         try:
-            for lane, (part, window) in reading.result().items():
+            windows = reading.result()
+            for lane, (part, window) in windows.items():
                 found[lane] = part
                 rows.update(((self.window, lane, number), row) for number, row in enumerate(window))
+            windows.clear()  # the future of the last window would keep its rows until the epoch ends
         except Exception as raised:
             error = raised
         return {lane: part for told in self._tell_all(found, error) for lane, part in told.items()}
@@ -348,8 +382,10 @@ class AudioStream:
 
     def _count_skipped(self, found: dict[int, Found]) -> None:
         """Count the rows of a window that cannot be used, and stop if too many of all are broken."""
-        self._counted_before = (self.counts.seen, dict(self.counts.skipped))
-        skipped = Counter(self.counts.skipped)
+        if self._counted_before is None:  # else the loop was left in this window, and it has been read again
+            self._counted_before = (self.counts.seen, self.counts.skipped)
+        self.counts.seen, skipped_before = self._counted_before
+        skipped = Counter(skipped_before)
         for part in found.values():
             skipped.update(part.skipped)
             self.counts.seen += len(part.seconds) + sum(part.skipped.values())
@@ -366,35 +402,36 @@ class AudioStream:
     def _plan(self, lengths: dict[RowId, float], waited: int, last: bool) -> "_Plan":
         """The steps of this window for all ranks.
 
-        If the window was begun with another number of ranks, what they have given out is found by their plan, and
-        the rest is planned anew.
+        If the window was begun with another number of ranks or another `step_multiple`, what has been given out is
+        found by the plan for these, and the rest is planned anew.
         """
         if not lengths:
             raise StreamError(f"no row can be used: {self.counts.skipped or 'the stream is empty'}")
         if self.edges is None:
             self.edges = estimate_edges(np.array(list(lengths.values())), self.limits, self.num_replicas)
         plan = self._planned(lengths, waited, last)
-        if self.planned_for != self.num_replicas:
+        if self.planned_for != (self.num_replicas, self.step_multiple):
             self.done.update(plan.rows[i] for step in plan.steps[: self.step] for batch in step for i in batch)
-            self.planned_for, self.step = self.num_replicas, 0
+            self.planned_for, self.step = (self.num_replicas, self.step_multiple), 0
             plan = self._planned(lengths, waited, last)
         return plan
 
     def _planned(self, lengths: dict[RowId, float], waited: int, last: bool) -> "_Plan":
         assert self.edges is not None
+        num_replicas, step_multiple = self.planned_for
         waiting = [row for row in list(lengths)[:waited] if row not in self.done]
         rows = waiting + [row for row in list(lengths)[waited:] if row not in self.done]
         seconds = np.array([lengths[row] for row in rows])
-        holders = np.array([lane % self.planned_for for _, lane, _ in rows], dtype=np.int64)
+        holders = np.array([lane % num_replicas for _, lane, _ in rows], dtype=np.int64)
         rng = np.random.default_rng([self.seed, self.epoch, self.window, len(self.done)])
-        steps, left = plan_steps(seconds, holders, self.edges, self.limits, self.planned_for, rng, waited=len(waiting))
+        steps, left = plan_steps(seconds, holders, self.edges, self.limits, num_replicas, rng, waited=len(waiting))
         dropped = left[:0]
         if last:
-            more, dropped = plan_last_steps(left, seconds, self.limits, self.planned_for)
+            more, dropped = plan_last_steps(left, seconds, self.limits, num_replicas)
             left = left[:0]
             steps += more
             rng.shuffle(steps)  # type: ignore[arg-type]  # a list is shuffled in place
-            steps = split_to_multiple(steps, self.counts.steps - self.step, self.step_multiple)
+            steps = split_to_multiple(steps, self.epoch_steps - self.step, step_multiple)
         if self.window == 0:
             steps = longest_first(steps, seconds)
         return _Plan(rows, steps, [rows[i] for i in left], [rows[i] for i in dropped])
@@ -408,16 +445,16 @@ class AudioStream:
             self._hand_over(plan, rows)
         for row in set(rows).difference(kept, plan.left):
             del rows[row]
+        self._window_size = (len(plan.steps), sum(len(batch) for step in plan.steps for batch in step))
         if last and not plan.steps:
             self.counts.dropped += len(plan.dropped)
         for number in range(self.step, len(plan.steps)):
             step = plan.steps[number]
             for batch in step:
-                seconds = [lengths[plan.rows[i]] for i in batch]
-                self.counts.rows += len(batch)
-                self.counts.seconds += sum(seconds)
-                self.counts.padded_seconds += len(batch) * max(seconds)
+                self.counts.add([lengths[plan.rows[i]] for i in batch])
             self.counts.steps += 1
+            self.epoch_steps += 1
+            self.epoch_rows += sum(len(batch) for batch in step)
             self.step = number + 1
             self.is_last_step = last and self.step == len(plan.steps)
             if self.is_last_step:
@@ -482,11 +519,14 @@ class _Lane:
             self.ahead = None
             rows.append(usable[0])
             seconds.append(usable[1])
-        skipped, self.skipped = dict(self.skipped), Counter()
+        skipped, self.skipped = self.skipped, Counter()
         cursor = self.reader.cursor()
         if ahead:
             self.ahead = self._next()
-        return Found(seconds, cursor, self.ahead is None, skipped), rows
+            if self.ahead is None:  # no window will come for what was skipped behind the last usable row
+                skipped, cursor = skipped + self.skipped, self.reader.cursor()
+                self.skipped = Counter()
+        return Found(seconds, cursor, self.ahead is None, dict(skipped)), rows
 
     def _next(self) -> tuple[Row, float] | None:
         for row in self.reader:

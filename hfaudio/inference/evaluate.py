@@ -109,7 +109,7 @@ def evaluate(
         dataset=arguments.dataset,
         split=split,
         normalizer=normalizer,
-        skipped=skipped.as_dict(),
+        skipped=skipped.by_reason,
         device=device_name(device),
         batch_size=batch_size,
         audio_seconds=round(audio_seconds, 1),

@@ -73,7 +73,8 @@ def last_checkpoint(folder: Path) -> Path | None:
 class AudioTrainingArguments(TrainingArguments):
     """`TrainingArguments` of transformers with defaults that are right for audio.
 
-    `train_sampling_strategy` has no effect: training always groups lengths, evaluation keeps the dataset's order.
+    `train_sampling_strategy` has no effect: training always takes buckets of similar lengths, evaluation keeps the
+    dataset's order.
     """
 
     # The collators choose their columns; with True the Trainer drops `seconds` before its sampler needs it.
@@ -90,7 +91,11 @@ class AudioTrainingArguments(TrainingArguments):
         default_factory=lambda: {"dispatch_batches": False}, metadata={"help": "Settings of the Accelerator."}
     )
     dataloader_num_workers: int = field(default=2, metadata={"help": "Processes that decode and augment."})
-    per_device_train_batch_size: int = field(default=16, metadata={"help": "Clips a step on each device."})
+    per_device_train_batch_size: int = field(default=16, metadata={"help": "At most so many clips a step and device."})
+    batch_seconds: float | None = field(
+        default=None,
+        metadata={"help": "At most so many seconds of audio, padding included, a step and device. None: no limit."},
+    )
     per_device_eval_batch_size: int = field(default=32, metadata={"help": "Clips a step on each device."})
     lr_scheduler_type: str = field(default="cosine", metadata={"help": "Shape of the learning rate over the steps."})
     warmup_steps: float = field(default=0.1, metadata={"help": "Steps, or below 1 a share of all steps."})
@@ -123,6 +128,10 @@ class AudioTrainingArguments(TrainingArguments):
             self.resume_from_checkpoint = str(checkpoint)
         if self.dataloader_persistent_workers:
             raise ValueError("--dataloader_persistent_workers would repeat the first augmentation; leave it out")
+        if self.dataloader_drop_last:
+            raise ValueError("--dataloader_drop_last would drop examples; batches are dealt out evenly, leave it out")
+        if self.batch_seconds is not None and not self.batch_seconds > 0:
+            raise ValueError(f"--batch_seconds must be above 0; got {self.batch_seconds:g}")
         if self.push_to_hub:
             raise ValueError(
                 "--push_to_hub would push checkpoints without the code and results that belong to them; "

@@ -1,10 +1,13 @@
-"""Watching a CTC training: its last step, non-finite losses and blank collapse."""
+"""Watching a training: its place in the data, its last step, non-finite losses and blank collapse."""
 
 import logging
 import math
 from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_callback import ExportableState
+
+from hfaudio.data.loader import BatchLoader
 
 logger = logging.getLogger(__name__)
 
@@ -23,6 +26,70 @@ class LastStepCallback(TrainerCallback):
             control.should_evaluate = True
             control.should_save = args.save_strategy != "no"
         return control
+
+
+class DataPlace(TrainerCallback, ExportableState):
+    """Keeps the place in the training data in `trainer_state.json`, counts epochs by it and ends the last one.
+
+    transformers' own way, when resumed, is to take and throw away all batches before; for streams it also counts
+    only steps, not epochs.
+    """
+
+    def __init__(self) -> None:
+        self.loader: BatchLoader | None = None
+
+    def state(self) -> dict[str, Any]:
+        """What transformers writes into every checkpoint."""
+        return {"args": {}, "attributes": {"place": None if self.loader is None else self.loader.state_dict()}}
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Go where the checkpoint was, if there is one."""
+        assert self.loader is not None
+        state.num_train_epochs = math.ceil(args.num_train_epochs)
+        if state.global_step == 0:
+            return
+        saved = state.stateful_callbacks.get(type(self).__name__)  # type: ignore[union-attr, attr-defined]
+        if not saved or saved["attributes"]["place"] is None:
+            raise ValueError(
+                f"the checkpoint at step {state.global_step} does not say how far it had come in the data (it was "
+                "written by an older hfaudio); start without --resume_from_checkpoint, with --model CHECKPOINT"
+            )
+        self.loader.load_state_dict(saved["attributes"]["place"])
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> TrainerControl:
+        """Tell the epoch, and end with the last one: the number of steps was an estimate."""
+        assert self.loader is not None
+        loader = self.loader
+        state.epoch = loader.epochs
+        if not counts_epochs(args):
+            return control
+        if loader.is_last_step and loader.epoch + 1 >= args.num_train_epochs:
+            state.max_steps = state.global_step
+            control.should_training_stop = True
+        elif state.global_step >= state.max_steps:
+            state.max_steps = state.global_step + 1
+            control.should_training_stop = False
+        return control
+
+    def on_epoch_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> TrainerControl:
+        """End, evaluated and saved, if the last epoch's last rows were too few for a step that could tell it."""
+        assert self.loader is not None
+        if counts_epochs(args) and self.loader.epoch >= args.num_train_epochs and not control.should_training_stop:
+            control.should_training_stop = True
+            control.should_evaluate = args.eval_strategy != "no"
+            control.should_save = args.save_strategy != "no"
+        return control
+
+
+def counts_epochs(args: TrainingArguments) -> bool:
+    """Whether training ends with a whole number of epochs rather than after a number of steps."""
+    return args.max_steps <= 0 and args.num_train_epochs == int(args.num_train_epochs)
 
 
 class TrainingDivergedError(RuntimeError):

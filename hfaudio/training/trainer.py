@@ -1,15 +1,16 @@
-"""`transformers.Trainer` for CTC: grouped lengths, ids instead of logits, padded frames that stay silent."""
+"""`transformers.Trainer` for CTC: buckets by duration, ids instead of logits, padded frames that stay silent."""
 
+import math
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Sampler, SequentialSampler
-from transformers import PreTrainedModel, ProcessorMixin, Trainer
+from torch.utils.data import DataLoader, SequentialSampler
+from transformers import PreTrainedModel, ProcessorMixin, Trainer, TrainingArguments
 
-from hfaudio.data.examples import LengthGroupedSampler, SpeechExamples
+from hfaudio.data.loader import BatchLoader
 from hfaudio.models.frames import logit_lengths
-from hfaudio.training.callbacks import LastStepCallback
+from hfaudio.training.callbacks import DataPlace, LastStepCallback
 from hfaudio.training.scoring import CTCScorer
 
 
@@ -19,7 +20,9 @@ class CTCTrainer(Trainer):
     Overridden because transformers 5.23
     - multiplies the loss by the number of micro-batches and ranks for forwards with `**kwargs`
       (huggingface/transformers#47688), unless the model says `accepts_loss_kwargs = False`;
-    - groups lengths only for a `datasets.Dataset`, and then reorders evaluation, too;
+    - groups lengths only for a `datasets.Dataset`, and then reorders evaluation, too; has no budget of seconds;
+    - resumes a stream by reading it again from its beginning, and wrongly if it is shuffled;
+    - knows streams only by a number of steps;
     - keeps (frames x vocabulary) logits where argmax ids are enough;
     - drops the last batch of an evaluation when it does so in training.
     """
@@ -30,18 +33,50 @@ class CTCTrainer(Trainer):
         self.blank_share: Tensor | None = None
         # wav2vec2-base and its like (group norm) were trained without a mask and change their mind when given one.
         self.passes_mask = processor.feature_extractor.return_attention_mask
+        args: TrainingArguments = kwargs["args"]
+        args.ignore_data_skip = True  # the place in the data is loaded, not counted up to
         super().__init__(model=model, processing_class=processor, compute_metrics=scorer, **kwargs)  # type: ignore[arg-type]
+        self.data_place = DataPlace()
+        self.add_callback(self.data_place)
         self.add_callback(LastStepCallback())
 
-    def _get_train_sampler(self, train_dataset: Any = None) -> Sampler | None:
-        dataset = self.train_dataset if train_dataset is None else train_dataset
-        if not isinstance(dataset, SpeechExamples):
-            return None
-        args = self.args
-        group_size = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
-        return LengthGroupedSampler(dataset, group_size, seed=args.seed)
+    def get_train_dataloader(self) -> BatchLoader:  # type: ignore[override]
+        """Batches of this rank; accelerate, which would deal out rows or batches by itself, is left out."""
+        args: Any = self.args  # AudioTrainingArguments
+        examples: Any = self.train_dataset
+        batches = examples.batches(
+            args.batch_seconds,
+            self._train_batch_size,
+            num_replicas=args.world_size,
+            rank=args.process_index,
+            seed=args.seed,
+            step_multiple=args.gradient_accumulation_steps,
+        )
+        self.data_place.loader = BatchLoader(
+            batches,
+            examples,
+            self.data_collator,
+            num_workers=args.dataloader_num_workers,
+            prefetch_factor=args.dataloader_prefetch_factor,
+            pin_memory=args.dataloader_pin_memory and args.device.type == "cuda",
+        )
+        return self.data_place.loader
 
-    def _get_eval_sampler(self, eval_dataset: Any) -> Sampler:
+    def set_initial_training_values(self, args: Any, dataloader: Any) -> Any:
+        """As transformers', which needs a number of steps for the learning rate, from a number of epochs.
+
+        It is an estimate; `DataPlace` ends the training where the last epoch ends.
+        """
+        if args.max_steps > 0:
+            return super().set_initial_training_values(args, dataloader)
+        steps = dataloader.batches.steps_an_epoch()
+        args.max_steps = max(1, math.ceil(steps / args.gradient_accumulation_steps * args.num_train_epochs))
+        try:
+            return super().set_initial_training_values(args, dataloader)
+        finally:
+            args.max_steps = -1
+
+    def _get_eval_sampler(self, eval_dataset: Any) -> SequentialSampler:
         return SequentialSampler(eval_dataset)  # the scorer reads speakers in this order
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
@@ -94,9 +129,11 @@ class CTCTrainer(Trainer):
         return super().evaluate(eval_dataset, *args, **kwargs)
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
-        """As transformers', with the share of frames that say blank beside every training loss."""
+        """As transformers', with the share of blanks, the audio, padding and skipped rows so far by the loss."""
         if "loss" in logs and self.blank_share is not None:
             logs["blank_share"] = round(self.blank_share.item(), 4)
+        if "loss" in logs and self.data_place.loader is not None:
+            logs |= self.data_place.loader.progress()
         super().log(logs, *args, **kwargs)
 
     def _model_inputs(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -9,8 +9,9 @@ from transformers import Wav2Vec2FeatureExtractor, Wav2Vec2Processor
 from hfaudio.audio.augment import Augment, AugmentArguments
 from hfaudio.audio.features import LOG_MEL
 from hfaudio.data.collate import CTCCollator
-from hfaudio.data.datasets import DataArguments, RowCheck, SkipCounts, check_rows, load_splits
-from hfaudio.data.examples import ExampleEncoder, LengthGroupedSampler, SpeechExamples, SpeechStream
+from hfaudio.data.datasets import DataArguments, RowCheck, check_rows, load_splits
+from hfaudio.data.examples import ExampleEncoder, SpeechExamples, SpeechStream
+from hfaudio.data.loader import BatchLoader
 from hfaudio.processing import SpectralFeatureExtractor, build_char_tokenizer, ctc_labels, label_text
 
 
@@ -62,58 +63,29 @@ def test_examples_kept_in_memory_are_the_same(rows, processor) -> None:
     assert SpeechExamples(rows, RowCheck(), augmented(processor), keep_seconds=total - 1).kept is None
 
 
-def test_sampler_takes_every_example_once_groups_lengths_and_depends_on_seed_and_epoch(rows, processor) -> None:
-    examples = SpeechExamples(rows, RowCheck(), ExampleEncoder(processor))
-    sampler = LengthGroupedSampler(examples, 8, seed=0)
-    order = list(sampler)
-    assert sorted(order) == list(range(len(rows))) and order == list(sampler)
-    seconds = np.array(examples.seconds)
-
-    def padding(indices: list[int]) -> float:
-        groups = seconds[indices].reshape(-1, 8)
-        return 1 - groups.sum() / (8 * groups.max(1)).sum()
-
-    assert padding(order) < 0.6 * padding(list(np.random.default_rng(0).permutation(len(rows))))
-    assert seconds.max() in seconds[order[:8]]
-    group_lengths = seconds[order].reshape(-1, 8).mean(1)
-    assert (np.diff(group_lengths[1:]) > 0).any() and (np.diff(group_lengths[1:]) < 0).any()
-    sampler.set_epoch(1)
-    assert examples.epoch == 1 and list(sampler) != order
-    examples.set_epoch(0)  # as accelerate does where it cannot reach the sampler
-    assert list(sampler) == order
-    assert list(LengthGroupedSampler(examples, 8, seed=1)) != order
-
-
-def test_sampler_of_fewer_examples_than_a_group_and_of_a_rest(rows, processor) -> None:
-    for count in (1, 5, 21):
-        examples = SpeechExamples(rows.select(range(count)), RowCheck(), ExampleEncoder(processor))
-        assert sorted(LengthGroupedSampler(examples, 8, seed=0)) == list(range(count))
-
-
 @pytest.mark.parametrize("workers", [0, 2])
 def test_stream_gives_every_usable_row_once_and_counts_the_others(songs: Path, processor, workers: int) -> None:
     stream = load_splits(DataArguments(dataset=str(songs), streaming=True))["train"]
     limit = 0.9
-    usable = {row["id"] for row in stream if RowCheck(max_seconds=limit)(row).reason is None}
+    usable = sorted(row["text"] for row in stream if RowCheck(max_seconds=limit)(row).reason is None)
     assert 0 < len(usable) < 96
-    skipped = SkipCounts()
-    examples = SpeechStream(stream, RowCheck(max_seconds=limit), ExampleEncoder(processor), skipped, seed=0)
-    texts = [
-        label_text(e["labels"], ctc_labels(processor.tokenizer))
-        for e in DataLoader(examples, None, num_workers=workers)
-    ]
-    assert len(texts) == len(usable)
-    assert skipped.as_dict() == {"too long": 96 - len(usable)} and skipped.total == 96
+    examples = SpeechStream(stream, RowCheck(max_seconds=limit), ExampleEncoder(processor), num_rows=96)
+    batches = examples.batches(None, 4, num_replicas=1, rank=0, seed=0, step_multiple=1)
+    loader = BatchLoader(batches, examples, CTCCollator(processor), num_workers=workers)
+    labels = ctc_labels(processor.tokenizer)
+    texts = [label_text([i for i in row if i >= 0], labels) for batch in loader for row in batch["labels"].tolist()]
+    assert sorted(texts) == usable
+    assert loader.skipped == {"too long": 96 - len(usable)} and len(examples) == 96
 
 
-def test_stream_order_changes_with_the_epoch(songs: Path, processor) -> None:
-    stream = load_splits(DataArguments(dataset=str(songs), streaming=True, max_train_examples=40))["train"]
-    examples = SpeechStream(stream, RowCheck(), ExampleEncoder(processor), SkipCounts(), seed=0)
-    orders = []
-    for epoch in (0, 1, 0):
-        examples.set_epoch(epoch)
-        orders.append([tuple(example["labels"]) for example in examples])
-    assert orders[0] == orders[2] != orders[1] and sorted(orders[0]) == sorted(orders[1])
+def test_stream_refuses_a_row_by_its_samples_too(songs: Path, processor) -> None:
+    """A header can promise what the decoder does not find."""
+    stream = load_splits(DataArguments(dataset=str(songs), streaming=True))["train"]
+    row = next(iter(stream))
+    examples = SpeechStream(stream, RowCheck(max_seconds=0.01), ExampleEncoder(processor))
+    assert examples[row].reason == "too long"
+    with pytest.raises(TypeError, match="how many rows"):
+        len(examples)
 
 
 def test_collator_pads_inputs_with_a_mask_and_labels_with_minus_100(processor) -> None:

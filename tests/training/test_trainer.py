@@ -4,9 +4,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from accelerate import skip_first_batches
-from accelerate.data_loader import prepare_data_loader
-from torch.utils.data import DataLoader
 from transformers import (
     HubertConfig,
     HubertForCTC,
@@ -20,7 +17,7 @@ from transformers import (
 from hfaudio.audio.features import LOG_MEL, WHISPER
 from hfaudio.data.collate import CTCCollator
 from hfaudio.data.datasets import DataArguments, RowCheck, check_rows, load_splits
-from hfaudio.data.examples import ExampleEncoder, LengthGroupedSampler, SpeechExamples
+from hfaudio.data.examples import ExampleEncoder, SpeechExamples
 from hfaudio.metrics.results import split_rates
 from hfaudio.models import LstmCTCConfig, LstmForCTC, WhisperCTCConfig, WhisperForCTC
 from hfaudio.processing import SpectralFeatureExtractor, build_char_tokenizer, ctc_labels
@@ -167,27 +164,3 @@ def test_the_last_step_is_evaluated_and_can_be_the_best(rows, tmp_path: Path) ->
     trainer.train()
     assert [entry["step"] for entry in trainer.state.log_history if "eval_wer" in entry] == [2, 4, 5]
     assert (tmp_path / "checkpoint-5").is_dir()
-
-
-@pytest.mark.parametrize("ranks", [1, 2])
-def test_a_resumed_epoch_takes_the_rest_of_its_own_order_on_every_rank(ranks: int, rows, tmp_path: Path) -> None:
-    """The wrappers that accelerate puts around a sampler, and the calls that Trainer makes."""
-    examples = trainer_of(*make("lstm"), rows, tmp_path).train_dataset
-    examples.__class__ = type("Numbers", (SpeechExamples,), {"__getitem__": lambda self, i: (i, self.epoch)})
-
-    def loader():
-        sampler = LengthGroupedSampler(examples, 2 * ranks, seed=0)
-        return prepare_data_loader(
-            DataLoader(examples, 2, sampler=sampler, collate_fn=list), num_processes=ranks, process_index=ranks - 1
-        )
-
-    whole = loader()
-    whole.set_epoch(2)
-    expected = list(whole)
-    resumed = loader()
-    resumed.set_epoch(0)
-    list(resumed)
-    resumed = skip_first_batches(loader(), 2)
-    resumed.set_epoch(2)
-    assert list(resumed) == expected[2:]
-    assert expected[0][0][1] == 2
