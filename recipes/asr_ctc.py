@@ -28,10 +28,11 @@ from hfaudio.audio.augment import Augment, AugmentArguments
 from hfaudio.data.collate import CTCCollator
 from hfaudio.data.datasets import DataArguments, RowCheck, check_rows, known_rows, load_splits
 from hfaudio.data.examples import ExampleEncoder, SpeechExamples, SpeechStream
-from hfaudio.hub.remote_code import carry_code
 from hfaudio.metrics.error_rate import ErrorRate
 from hfaudio.metrics.results import split_rates
 from hfaudio.models.frames import FrameCount
+from hfaudio.processing.language_model import remove_language_model
+from hfaudio.processing.remote_code import carry_code
 from hfaudio.processing.tokenizer import LabelFrames, ctc_labels
 from hfaudio.text.normalize import normalize
 from hfaudio.training.arguments import AudioTrainingArguments, parse_arguments
@@ -113,8 +114,15 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
         keep = data_args.keep_seconds if name == "train" else 0
         examples[name] = SpeechExamples(rows, check, encode, keep_seconds=keep)
 
-    # Training
+    # The language model comes before the training, so that a mistake in it does not show after hours.
+    output_dir, is_main = Path(args.output_dir), args.process_index == 0
     scorer = CTCScorer(ctc_labels(tokenizer), tokenizer.pad_token_id)
+    decoding = None
+    if is_main and lm_args.lm != "none":
+        lm = build_lm(lm_args, texts, data_args.normalizer)
+        decoding = LMDecoding(lm_args, lm, scorer, seed=args.seed, device=str(args.device))
+
+    # Training
     trainer = CTCTrainer(
         model=model,
         args=args,
@@ -133,12 +141,9 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
 
     # Results of the best checkpoint: greedy, and with an n-gram language model whose weights are tuned on validation.
     trainer.save_model()
-    output_dir, is_main = Path(args.output_dir), trainer.is_world_process_zero()
-    decoding = None
+    if is_main and decoding is None:
+        remove_language_model(output_dir)
     scorer.keep_log_probs = lm_args.lm != "none"
-    if is_main and scorer.keep_log_probs:
-        lm = build_lm(lm_args, texts, data_args.normalizer)
-        decoding = LMDecoding(lm_args, lm, scorer, seed=args.seed, device=str(args.device))
     metrics: dict[str, ErrorRate] = {}
     for name in ("validation", "test"):
         if name not in examples:

@@ -23,7 +23,7 @@ from transformers import Trainer, set_seed
 import hfaudio.auto  # noqa: F401, our folders open below
 from hfaudio.data.datasets import DataArguments
 from hfaudio.decoding.rescore import NeuralRescorer, longest_text
-from hfaudio.hub.remote_code import carry_code
+from hfaudio.processing.remote_code import carry_code
 from hfaudio.training.arguments import AudioTrainingArguments, parse_arguments
 from hfaudio.training.callbacks import LastStepCallback
 from hfaudio.training.neural_lm import (

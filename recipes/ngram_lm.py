@@ -22,6 +22,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from hfaudio.cli import byte_count
 from hfaudio.data.datasets import DataArguments, load_splits
 from hfaudio.data.text import dataset_lines, piece_splitter
 from hfaudio.metrics.results import command_line, write_results
@@ -50,6 +51,13 @@ class TextArguments:
         default=20, metadata={"help": "Without --eval_text: one line in so many is held out, at most 20,000."}
     )
 
+    def __post_init__(self) -> None:
+        if self.eval_every < 2:
+            raise ValueError(
+                f"--eval_every is {self.eval_every}; one line in so many is held out, so give at least 2, or a large "
+                "number to hold out none"
+            )
+
 
 @dataclass
 class NGramArguments:
@@ -66,6 +74,10 @@ class NGramArguments:
     vocab_size: int | None = field(default=None, metadata={"help": "Keep so many words, the most frequent ones."})
     min_count: int = field(default=1, metadata={"help": "Keep words that occur at least so often."})
     quantize: int | None = field(default=None, metadata={"help": "Bits of a probability and a back-off, such as 8."})
+    memory: str | None = field(
+        default=None, metadata={"help": "What to sort in, such as 500M or 2G; the rest of the work goes to files."}
+    )
+    temp_dir: str | None = field(default=None, metadata={"help": "Where these files are (the system's folder)."})
     seed: int = field(default=0, metadata={"help": "Of the shuffling."})
 
 
@@ -95,6 +107,8 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
         )
     if text_args.eval_text:
         held_out = list(text_lines(text_args.eval_text, text_args.normalizer))
+        if not held_out:
+            raise ValueError(f"--eval_text {' '.join(text_args.eval_text)} holds no line; leave it out, or check it")
     elif not held_out:
         lines = hold_out(lines, text_args.eval_every, held_out)
 
@@ -108,6 +122,8 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
         prune=args.prune,
         vocab_size=args.vocab_size,
         min_count=args.min_count,
+        memory=byte_count(args.memory) if args.memory else None,
+        temp_dir=args.temp_dir,
     )
     tables = model.tables if args.entropy_prune is None else prune_entropy(model.tables, args.entropy_prune)
     file = NGramLM.from_tables(model.words, tables, unit=model.unit).save(
@@ -116,10 +132,18 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
 
     # Results, of the file as it will be used
     lm = NGramLM.load(file)
+    if not held_out:
+        logger.warning(
+            "the text has fewer than %d lines, so none is held out and no perplexity measured; give --eval_text, or a "
+            "smaller --eval_every",
+            text_args.eval_every,
+        )
     rng = random.Random(args.seed)
     shuffled = [" ".join(rng.sample(words, len(words))) for words in map(str.split, held_out)]
     perplexities = {}
-    for name, sentences in (("held_out", held_out), ("shuffled", shuffled)):
+    for name, sentences in {"held_out": held_out, "shuffled": shuffled}.items():
+        if not sentences:
+            continue
         perplexities[name] = lm.perplexity(" ".join(split(line)) if split else line for line in sentences)
         logger.info("%s: %s", name, perplexities[name])
     return write_results(

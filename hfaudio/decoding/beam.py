@@ -109,7 +109,8 @@ class BeamSettings:
 class Hypothesis:
     """A text with its ln scores (`score` is the sum of the other two) and N labels.
 
-    When the labels and words were spoken is looked for when it is asked for: it costs a fifth of the search.
+    When the labels and words were spoken is looked for when it is asked for: it costs a fifth of the search. Until
+    then a hypothesis holds the log-probabilities of its utterance; `without_times` lets them go.
     """
 
     text: str
@@ -126,6 +127,10 @@ class Hypothesis:
     def _times(self) -> tuple[np.ndarray, np.ndarray]:
         frames, sums = self.align()
         return frames[: len(self.tokens)], sums[: len(self.tokens)]
+
+    def without_times(self) -> "Hypothesis":
+        """The same text, scores and labels, for lists that are kept: it has no frames and no words."""
+        return dataclasses.replace(self, align=no_times)
 
     @property
     def frames(self) -> np.ndarray:
@@ -219,12 +224,9 @@ class BeamSearchDecoder:
         self._lm_kernel = (lm or no_lm()).kernel
         self._hotword_list = hotwords
         self._workspaces: list[Workspace] = []
-        self._apply(BeamSettings(alpha=alpha, beta=beta, beam_width=beam_width, **settings))
-
-    def _apply(self, settings: BeamSettings) -> None:
-        self.settings = settings
-        self._rules = make_rules(settings, self.lm, self._has_lexicon)
-        self._hotwords = self._encode_hotwords(self._hotword_list)
+        self.settings = BeamSettings(alpha=alpha, beta=beta, beam_width=beam_width, **settings)
+        self._rules = make_rules(self.settings, lm, self._has_lexicon)
+        self._hotwords = self._encode_hotwords(hotwords)
 
     @classmethod
     def from_settings(
@@ -236,7 +238,10 @@ class BeamSearchDecoder:
     def with_settings(self, **changes: Any) -> "BeamSearchDecoder":
         """The same decoder with other fields of `BeamSettings`; LM and vocabulary are shared, so it costs little."""
         decoder = copy.copy(self)
-        decoder._apply(dataclasses.replace(self.settings, **changes))
+        decoder.settings = dataclasses.replace(self.settings, **changes)
+        decoder._rules = make_rules(decoder.settings, self.lm, self._has_lexicon)
+        if decoder.settings.hotword_weight != self.settings.hotword_weight:
+            decoder._hotwords = decoder._encode_hotwords(self._hotword_list)
         return decoder
 
     def with_calibration(self, calibration: Calibration) -> "BeamSearchDecoder":
@@ -606,6 +611,10 @@ def decode_best(
 def align_tokens(log_probs: np.ndarray, labels: Labels, tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Frames and sums of a hypothesis's labels."""
     return token_times(log_probs, tokens, labels, MARGIN)
+
+
+def no_times() -> tuple[np.ndarray, np.ndarray]:
+    raise ValueError("this hypothesis was kept without its times; ask for words before without_times()")
 
 
 @njit(cache=True, nogil=True, error_model="numpy")

@@ -9,6 +9,7 @@ Signatures, defaults, scores and files are those of pyctcdecode 0.5.0; kenlm is 
 - Every word of the LM is known, whatever the `unigrams` are; a warning says how many were not among them. Without
   `unigrams` pyctcdecode takes every word for unknown.
 - Labels in brackets ("<s>", "[CLS]") are silent; pyctcdecode would write them. "<unk>" is written as it does it, "⁇".
+- "|" beside word pieces is a space, which pyctcdecode takes for a letter.
 - A hotword that the LM does not know pays no `unk_score_offset`, so its weight is a real bonus.
 - Words that are being spelled are lent the LM's score of what they can become, so equal pruning loses less.
 - `prune_history` has no effect: the best text is searched with equal futures merged, a list of beams without.
@@ -45,6 +46,7 @@ LM_SUFFIXES = (".arpa", ".bin", ".binary")
 ATTRIBUTES = ("alpha", "beta", "unk_score_offset", "score_boundary")
 
 WORD_START = "\u2581"  # "▁" begins a word of BPE
+DELIMITER = "|"  # stands for the space
 UNKNOWN, UNKNOWN_PIECE = "\u2047", "\u2581\u2047\u2581"  # "⁇"
 REPLACEMENT_CHARACTER = "\ufffd"  # spells the unknown label in hfaudio
 BRACKETED = re.compile(r"[<\[].+[>\]]")
@@ -115,17 +117,19 @@ class Alphabet:
 def spelling(label: str, is_bpe: bool) -> str:
     """What a label of pyctcdecode spells in hfaudio: "" if it is silent, U+FFFD if unknown, " the" of "▁the"."""
     if label in (UNKNOWN, UNKNOWN_PIECE):
-        return f" {REPLACEMENT_CHARACTER}" if is_bpe else REPLACEMENT_CHARACTER
+        return REPLACEMENT_CHARACTER
     if BRACKETED.fullmatch(label):
         return ""
+    if is_bpe and label == DELIMITER:  # which Wav2Vec2CTCTokenizer adds to every vocabulary
+        return " "
     return label.replace(WORD_START, " ") if is_bpe else label
 
 
 def normalized_characters(labels: Sequence[str]) -> list[str]:
     """pyctcdecode's labels of a vocabulary without word pieces; a blank is added if there is none."""
     found = list(labels)
-    if "|" in found and " " not in found:
-        found[found.index("|")] = " "
+    if DELIMITER in found and " " not in found:
+        found[found.index(DELIMITER)] = " "
     found = ["" if BLANK_MARK.fullmatch(label) else label for label in found]
     if "_" in found and "" not in found:
         found[found.index("_")] = ""
@@ -263,7 +267,8 @@ class BeamSearchDecoderCTC:
     def __init__(self, alphabet: Alphabet, language_model: LanguageModel | None = None) -> None:
         self._alphabet = alphabet
         self._language_model = language_model
-        labels = [label.replace(REPLACEMENT_CHARACTER, UNKNOWN) for label in alphabet.spellings]
+        unknown = f" {UNKNOWN}" if alphabet.is_bpe else UNKNOWN
+        labels = [unknown if label == REPLACEMENT_CHARACTER else label for label in alphabet.spellings]
         if language_model is None:
             self._decoder = ContinuingDecoder(labels, blank_id=alphabet.blank_id)
             return

@@ -5,6 +5,7 @@ import logging
 import os
 import re
 import zlib
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -29,7 +30,7 @@ def write_arpa(path: str | os.PathLike[str], words: Sequence[str], tables: Seque
     file = Path(path)
     file.parent.mkdir(parents=True, exist_ok=True)
     partial = file.with_name(f"{file.name}.partial")
-    encoded = [word.encode("utf-8", "surrogateescape") for word in words]
+    encoded = [word.encode("utf-8") for word in words]
     spelled = np.frombuffer(b"".join(encoded), np.uint8)
     ends = np.cumsum([0, *map(len, encoded)])
     buffer = np.empty(BUFFER_BYTES + tables_width(ends, len(tables)), np.uint8)
@@ -269,7 +270,7 @@ def order_words(
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not written in UTF-8: {error}; convert it") from error
     if len(set(words)) < len(words):
-        twice = next(word for index, word in enumerate(words) if word in words[:index])
+        [(twice, _)] = Counter(words).most_common(1)
         raise ValueError(f"{path} has the word {twice!r} twice; the file is damaged")
     places = {word: index for index, word in enumerate(words)}
     order = [places.get(mark, -1) for mark in MARKS] + [i for i, word in enumerate(words) if word not in MARKS]

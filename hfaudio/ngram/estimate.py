@@ -69,7 +69,7 @@ def estimate(
         vocabulary: words outside of it become <unk>.
         vocab_size: keep so many words, the most frequent ones.
         min_count: keep words that occur at least so often.
-        closed: give <unk> no probability; for texts in which there are no other words.
+        closed: give <unk> no probability; for texts in which there are no other words, so without the three limits.
         memory: bytes to sort in, beside the vocabulary and the model; the text and its counts go to files. Without
             it, all is in memory: about 100 bytes for a word of the text at order 3, 150 at order 5.
         temp_dir: where these files are, if not in the system's folder for them.
@@ -83,6 +83,11 @@ def estimate(
         raise ValueError(f"the unit of a model is one of {', '.join(UNITS)}, got {unit!r}")
     if vocab_size is not None and vocab_size < 1:
         raise ValueError(f"vocab_size is how many words are kept, at least 1; got {vocab_size}")
+    if closed and (vocabulary is not None or vocab_size is not None or min_count > 1):
+        raise ValueError(
+            "a closed vocabulary gives <unk> no probability, but a limit of the vocabulary makes the other words of "
+            "the text <unk>, which are counted; leave out --closed, or the limit, or take these words out of the text"
+        )
     if (unit == "bpe") != (tokenize is not None):
         raise ValueError("unit 'bpe' and a tokenize function belong together; give both or neither")
     minimum = thresholds(prune, order)

@@ -19,6 +19,7 @@ from hfaudio.ngram.query import Kernel, step_with_length
 from hfaudio.ngram.table import EOS, SPACE_MARK, UNITS, UNK, NGramTable
 
 FILE_NAME = "lm.ngram"
+LM_ENDINGS = (".arpa", ".arpa.gz", ".bin", ".binary", ".klm")  # of files that others write
 MAGIC, VERSION = b"hfngram\0", 1
 ALIGNMENT = 64  # bytes: sections begin on cache lines
 KENLM_MAGIC = b"mmap lm "
@@ -88,7 +89,7 @@ class NGramLM:
         file = model_file(Path(path))
         with file.open("rb") as opened:
             start = opened.read(len(MAGIC))
-        if start == MAGIC:
+        if MAGIC.startswith(start):  # or a part of it, or nothing
             return cls._map(file)
         if start == KENLM_MAGIC:
             from hfaudio.ngram.kenlm import read_kenlm
@@ -126,9 +127,7 @@ class NGramLM:
         if self.unit == "char":
             return list(" ".join(sentence.split()).replace(" ", SPACE_MARK))
         # ASCII white space alone, as in estimating: a no-break space is part of a word there, and in lmplz
-        return [
-            word.decode("utf-8", "surrogateescape") for word in sentence.encode("utf-8", "surrogateescape").split()
-        ]
+        return [word.decode("utf-8", "surrogatepass") for word in sentence.encode("utf-8", "surrogatepass").split()]
 
     def score(self, sentence: str, bos: bool = True, eos: bool = True) -> float:
         """log10 probability of a sentence; `bos` starts it after <s>, `eos` ends it with </s>."""
@@ -178,7 +177,8 @@ class NGramLM:
         if self.kernel.is_probing and self._file is not None and file.name == FILE_NAME and quantize is None:
             file = file.with_name("lm.bin")  # hashes cannot be written in our format, but the file can travel
             file.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(self._file, file)
+            if file.resolve() != self._file:
+                shutil.copyfile(self._file, file)
             return file
         if file.name.endswith((".arpa", ".arpa.gz")):
             from hfaudio.ngram.arpa import write_arpa
@@ -217,19 +217,22 @@ class NGramLM:
     def _map(cls, file: Path) -> "NGramLM":
         """Map a file of ours: pages are read when they are asked for, and shared by processes."""
         with file.open("rb") as opened:
-            version, length = struct.unpack("<II", opened.read(len(MAGIC) + 8)[len(MAGIC) :])
+            start = opened.read(len(MAGIC) + 8)
+            if len(start) < len(MAGIC) + 8:
+                raise ValueError(f"{file} is cut off within its header; copy it again")
+            version, length = struct.unpack("<II", start[len(MAGIC) :])
             if version > VERSION:
                 raise ValueError(f"{file} has format {version}, this hfaudio reads up to {VERSION}; update hfaudio")
             encoded = opened.read(length)
             if len(encoded) < length:
                 raise ValueError(f"{file} is cut off within its header; copy it again")
             header = json.loads(encoded)
-        start = -(-(len(MAGIC) + 8 + length) // ALIGNMENT) * ALIGNMENT
+        first_section = -(-(len(MAGIC) + 8 + length) // ALIGNMENT) * ALIGNMENT
         mapped = np.memmap(file, dtype=np.uint8, mode="r")
         arrays = {}
         for name, section in header["sections"].items():
             dtype, shape = np.dtype(section["dtype"]), tuple(section["shape"])
-            first = start + section["offset"]
+            first = first_section + section["offset"]
             size = dtype.itemsize * math.prod(shape)
             if first + size > len(mapped):
                 raise ValueError(f"{file} is cut off: {len(mapped):,} bytes, {first + size:,} needed; copy it again")
@@ -258,8 +261,7 @@ def model_file(path: Path) -> Path:
         raise ValueError(f"there is no language model {path}; give a folder, an ARPA file or a KenLM binary")
     if (path / FILE_NAME).exists():
         return path / FILE_NAME
-    endings = (".arpa", ".arpa.gz", ".bin", ".binary", ".klm")
-    files = sorted(file for file in path.iterdir() if file.name.endswith(endings))
+    files = sorted(file for file in path.iterdir() if file.name.endswith(LM_ENDINGS))
     if len(files) != 1:
         names = ", ".join(file.name for file in files) or "none"
         raise ValueError(f"{path} must hold {FILE_NAME} or one ARPA or KenLM file, found {names}; give the file")

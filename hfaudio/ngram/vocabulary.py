@@ -46,9 +46,9 @@ class Vocabulary:
         rehash(self.table, self.text, self.ends, self.size)
 
     def words(self) -> list[str]:
-        """The words by id; bytes that are not utf-8 are kept as surrogates."""
+        """The words by id."""
         text, ends = self.text.tobytes(), self.ends[: self.size + 1].tolist()
-        return [text[a:b].decode("utf-8", "surrogateescape") for a, b in pairwise(ends)]
+        return [text[a:b].decode("utf-8") for a, b in pairwise(ends)]
 
 
 @njit(cache=True, nogil=True)
@@ -139,7 +139,7 @@ def number_lines(lines: Iterable[str], vocabulary: Vocabulary) -> Iterator[np.nd
     """Ids (n,) int32 of sentences, some at a time, each <s> words </s>; an empty line is <s> </s>, as in lmplz.
 
     Raises:
-        ValueError: a line holds <s>, </s> or <unk>, which mark what no text may contain.
+        ValueError: a line holds <s>, </s> or <unk>, which mark what no text may contain, or is no Unicode text.
     """
     waiting: list[str] = []
     size = 0
@@ -154,7 +154,13 @@ def number_lines(lines: Iterable[str], vocabulary: Vocabulary) -> Iterator[np.nd
 
 
 def number_text(lines: list[str], vocabulary: Vocabulary) -> np.ndarray:
-    text = "\n".join(lines).encode("utf-8", "surrogateescape") + b"\n"
+    try:
+        text = "\n".join(lines).encode("utf-8") + b"\n"
+    except UnicodeEncodeError as error:  # bytes of another encoding, read as Python's surrogates
+        line = error.object[: error.start].count("\n")
+        raise ValueError(
+            f"the sentence {lines[line][:100]!r} is no Unicode text ({error.reason}); read it in its own encoding"
+        ) from error
     ids = vocabulary.add(text)
     marks = np.flatnonzero((ids >= 0) & (ids <= EOS))
     if len(marks):

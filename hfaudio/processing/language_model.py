@@ -11,6 +11,7 @@ import dataclasses
 import json
 import logging
 import os
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from transformers import PreTrainedTokenizerBase, Wav2Vec2Processor
 
 from hfaudio.decoding.beam import BeamSearchDecoder, BeamSettings, Hypothesis
 from hfaudio.decoding.confidence import Calibration
-from hfaudio.ngram.model import NGramLM
+from hfaudio.ngram.model import LM_ENDINGS, NGramLM
 from hfaudio.processing.tokenizer import ctc_labels
 
 logger = logging.getLogger(__name__)
@@ -30,6 +31,10 @@ logger = logging.getLogger(__name__)
 FOLDER = "language_model"
 LM_FILE, DECODER_FILE = "lm.ngram", "decoder.json"
 FORMAT = 1
+
+# What a repository without `language_model/` may hold beside its LM: other folders, and what the Trainer saves.
+HUB_LM_FILES = [LM_FILE, "*.arpa", "*.arpa.gz", "*.bin", "*.binary", "*.klm"]
+HUB_OTHER_FILES = ["*/*", "pytorch_model*", "training_args.bin", "optimizer.bin", "scheduler.bin"]
 
 
 def save_language_model(
@@ -40,7 +45,10 @@ def save_language_model(
         raise ValueError("the decoder has no language model to save; give it one")
     target = Path(folder, FOLDER)
     target.mkdir(parents=True, exist_ok=True)
-    decoder.lm.save(target / LM_FILE, quantize=quantize)
+    saved = decoder.lm.save(target / LM_FILE, quantize=quantize)
+    for file in target.iterdir():  # of the LM that was there before
+        if file != saved and file.name.endswith((LM_FILE, *LM_ENDINGS)):
+            file.unlink()
     content = {
         "format": FORMAT,
         "settings": dataclasses.asdict(decoder.settings),
@@ -49,6 +57,14 @@ def save_language_model(
     }
     (target / DECODER_FILE).write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     return target
+
+
+def remove_language_model(folder: str | os.PathLike[str]) -> None:
+    """Delete `language_model/` from a folder that gets a model without one; nothing if it is not there."""
+    target = Path(folder, FOLDER)
+    if target.is_dir():
+        logger.warning("%s is deleted: it belongs to the model that was here before", target)
+        shutil.rmtree(target)
 
 
 def find_language_model(
@@ -67,6 +83,31 @@ def find_language_model(
             logger.warning("could not look for a %s/ of %s, decoding goes on without one: %s", FOLDER, model, error)
             return None
     return folder if any((folder / FOLDER).glob("*")) else None
+
+
+def open_lm(name: str) -> NGramLM:
+    """The n-gram LM of a file, a folder, a model folder, or a Hub id, of which only the LM is fetched.
+
+    Raises:
+        ValueError: no LM there, or no such folder and no Hub repository that can be read.
+    """
+    if Path(name).exists():
+        return NGramLM.load(lm_path(Path(name)))
+    try:
+        folder = lm_path(Path(snapshot_download(name, allow_patterns=f"{FOLDER}/*")))
+        if folder.name != FOLDER:  # a repository of an LM alone
+            snapshot_download(name, allow_patterns=HUB_LM_FILES, ignore_patterns=HUB_OTHER_FILES)
+    except (HfHubHTTPError, HFValidationError, OSError) as error:
+        raise ValueError(
+            f"there is no file or folder {name}, and it is no Hub repository that can be read ({error}); "
+            "check the name, and for a private one the login"
+        ) from error
+    return NGramLM.load(folder)
+
+
+def lm_path(path: Path) -> Path:
+    """Where the LM is: in `language_model/` of a model folder, else the path itself."""
+    return path / FOLDER if any((path / FOLDER).glob("*")) else path
 
 
 def open_decoder(folder: Path, tokenizer: PreTrainedTokenizerBase) -> BeamSearchDecoder:
@@ -141,14 +182,21 @@ class CTCProcessorWithLM(Wav2Vec2Processor):
         if self.decoder is not None:
             save_language_model(save_directory, self.decoder)
 
+    def decode(  # type: ignore[override]
+        self, logits: torch.Tensor | np.ndarray, length: int | None = None
+    ) -> Hypothesis:
+        """The hypothesis of one utterance's logits (T, V); ids are decoded by `processor.tokenizer`, not here."""
+        [hypothesis] = self.batch_decode([logits], None if length is None else [length])
+        return hypothesis
+
     def batch_decode(  # type: ignore[override]
         self,
-        logits: torch.Tensor | np.ndarray,
+        logits: Sequence[torch.Tensor | np.ndarray] | torch.Tensor | np.ndarray,
         lengths: Sequence[int] | None = None,
         *,
         num_threads: int | None = None,
     ) -> list[Hypothesis]:
-        """Hypotheses of a model's logits (B, T, V); `lengths` are the valid frames of each, all if not given."""
+        """Hypotheses of a model's logits (B, T, V) or a list of (T, V); `lengths` frames of each count, else all."""
         if self.decoder is None:
             raise ValueError("this processor has no decoder; use from_pretrained on a folder with a language model")
         return self.decoder.decode_batch(logits, lengths=lengths, logits=True, num_threads=num_threads)

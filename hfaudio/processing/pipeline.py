@@ -6,11 +6,13 @@ and a folder with an LM names its copy in `config.custom_pipelines`, for `trust_
 """
 
 import logging
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from transformers import AutomaticSpeechRecognitionPipeline
+from transformers.dynamic_module_utils import custom_object_save
 from transformers.pipelines.automatic_speech_recognition import rescale_stride
 
 from hfaudio.decoding.beam import BeamSearchDecoder, Hypothesis
@@ -24,21 +26,28 @@ class SpeechRecognitionPipeline(AutomaticSpeechRecognitionPipeline):
     """As transformers', and with the LM where the model's folder has one.
 
     `decoder_kwargs` of a call are settings of the decoder (`{"beam_width": 200, "alpha": 0.7}`) and `hotwords`.
-    `return_timestamps` can be "word". `lm_decoder = None` on a made pipeline turns the LM off.
+    `return_timestamps` can be "word". `lm_decoder = None` on a made pipeline turns the LM off. A `decoder` that is
+    given takes the place of the folder's: a `BeamSearchDecoder`, or what transformers 5 takes (`decoding.compat`).
     """
 
     lm_decoder: BeamSearchDecoder | None = None
 
-    def __init__(self, model: Any, *args: Any, **kwargs: Any) -> None:
-        super().__init__(model, *args, **kwargs)
+    def __init__(
+        self, model: Any, feature_extractor: Any = None, tokenizer: Any = None, decoder: Any = None, **kwargs: Any
+    ) -> None:
+        is_ours = isinstance(decoder, BeamSearchDecoder)
+        super().__init__(model, feature_extractor, tokenizer, None if is_ours else decoder, **kwargs)
+        if is_ours:
+            self.lm_decoder = decoder
+            return
         revision = getattr(model.config, "_commit_hash", None)
         folder = find_language_model(model.config.name_or_path, revision=revision)
         if folder is None:
             return
         if self.type != "ctc":
-            logger.warning("%s has a %s/ that is not used: this is no CTC model (%s)", folder, FOLDER, self.type)
+            reason = "a decoder was given" if decoder is not None else f"this is no CTC model ({self.type})"
+            logger.warning("%s has a %s/ that is not used: %s", folder, FOLDER, reason)
             return
-        tokenizer: Any = self.tokenizer
         self.lm_decoder = open_decoder(folder, tokenizer)
 
     def _forward(self, model_inputs: Any, **kwargs: Any) -> Any:  # type: ignore[override]
@@ -102,7 +111,13 @@ class SpeechRecognitionPipeline(AutomaticSpeechRecognitionPipeline):
         ]
 
     def save_pretrained(self, save_directory: Any, **kwargs: Any) -> None:
-        """Model, tokenizer, feature extractor and `language_model/`."""
+        """Model, tokenizer, feature extractor and `language_model/`, and the code that they need."""
         super().save_pretrained(save_directory, **kwargs)
         if self.lm_decoder is not None:
             save_language_model(save_directory, self.lm_decoder)
+        if __name__ == "hfaudio.processing.pipeline":
+            from hfaudio.processing.remote_code import carry_code
+
+            carry_code(Path(save_directory))
+        else:  # this is a copy in a project without hfaudio, and holds what it needs beside it
+            custom_object_save(self, save_directory)

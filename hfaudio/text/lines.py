@@ -18,10 +18,11 @@ MAX_HELD_OUT = 20_000  # lines; a perplexity of 200,000 words is sure to about o
 def text_lines(files: Sequence[str | Path], normalizer: str) -> Iterator[str]:
     """The lines of text files (plain or gzip, "-" for standard input), normalised; a bar counts them.
 
-    Bytes that are no utf-8 are kept as they are. Of the characters that end lines for Python, only "\\n" does.
+    Of the characters that end lines for Python, only "\\n" does.
 
     Raises:
-        ValueError: an unknown normaliser, or a file that is not there; before the first line.
+        ValueError: an unknown normaliser, or a file that is not there, before the first line; text that is not UTF-8,
+            where it comes.
     """
     if normalizer not in NORMALIZERS:
         raise ValueError(f"the normalizer is one of {', '.join(NORMALIZERS)}; got {normalizer!r}")
@@ -34,22 +35,35 @@ def text_lines(files: Sequence[str | Path], normalizer: str) -> Iterator[str]:
 def file_lines(file: str | Path) -> Iterator[str]:
     """Lines of one file, with their "\\n"."""
     if str(file) == "-":
-        yield from decoded(sys.stdin.buffer)
+        yield from decoded(sys.stdin.buffer, "standard input")
         return
     with open(file, "rb") as opened:
         is_gzip = opened.read(2) == GZIP_MAGIC
         opened.seek(0)
         if not is_gzip:
-            yield from decoded(opened)
+            yield from decoded(opened, str(file))
             return
         with gzip.open(opened) as unpacked:
-            yield from decoded(cast(BinaryIO, unpacked))
+            yield from decoded(cast(BinaryIO, unpacked), str(file))
 
 
-def decoded(file: BinaryIO) -> Iterator[str]:
-    text = io.TextIOWrapper(file, encoding="utf-8-sig", errors="surrogateescape", newline="\n")
-    yield from text
-    text.detach()  # the file is closed by whom it was opened
+def decoded(file: BinaryIO, name: str) -> Iterator[str]:
+    """Lines of UTF-8. Of another encoding they would make words that no recogniser can write, so it is an error."""
+    text = io.TextIOWrapper(file, encoding="utf-8-sig", newline="\n")
+    number = 1
+    try:
+        for line in text:
+            yield line
+            number += 1
+    except UnicodeDecodeError as error:
+        # of the block of the file that could not be decoded; all lines that end before it have come already
+        number += error.object.count(b"\n", 0, error.start)
+        raise ValueError(
+            f"{name}, line {number}: the byte 0x{error.object[error.start]:02x} is not UTF-8; convert the text, as by "
+            "iconv -f WINDOWS-1252 -t UTF-8, or drop such bytes by iconv -c -f UTF-8 -t UTF-8"
+        ) from error
+    finally:
+        text.detach()  # the file is closed by whom it was opened
 
 
 def normalized_lines(lines: Iterable[str], normalizer: str) -> Iterator[str]:

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id
 
 from hfaudio.decoding.beam import BeamSearchDecoder, Hypothesis
 from hfaudio.decoding.confidence import Calibration, calibrate, reliability
@@ -17,8 +18,9 @@ from hfaudio.decoding.rescore import NeuralRescorer, RescoreWeights, fit_weights
 from hfaudio.decoding.tune import tune
 from hfaudio.metrics.error_rate import ErrorRate, ErrorTally, correct_words, count_word_errors, paired_bootstrap
 from hfaudio.metrics.results import split_rates
-from hfaudio.ngram.model import NGramLM
-from hfaudio.processing.language_model import save_language_model
+from hfaudio.ngram.estimate import MAX_ORDER
+from hfaudio.ngram.model import LM_ENDINGS, NGramLM, model_file
+from hfaudio.processing.language_model import lm_path, open_lm, save_language_model
 from hfaudio.text.lines import text_lines
 from hfaudio.training.report import plot_tuning
 from hfaudio.training.scoring import CTCScorer
@@ -34,7 +36,7 @@ class LanguageModelArguments:
         default="train",
         metadata={
             "help": "'train' estimates one from the training transcripts, 'none' decodes greedily only; else a "
-            "folder, an ARPA or KenLM file, or a Hub id."
+            "folder, also of a model with its LM, an ARPA or KenLM file, or a Hub id."
         },
     )
     lm_order: int = field(default=3, metadata={"help": "Words of the longest n-grams of --lm train."})
@@ -54,6 +56,34 @@ class LanguageModelArguments:
             raise ValueError("--lm_text is read by --lm train only; leave one of the two out")
         if self.lm == "none" and self.rescore_with:
             raise ValueError("--rescore_with needs the n-best lists of a language model; leave out --lm none")
+        if not 1 <= self.lm_order <= MAX_ORDER:
+            raise ValueError(f"--lm_order is {self.lm_order}; give 1 to {MAX_ORDER} words")
+        for name in ("beam_width", "tune_examples", "n_best"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"--{name} is {getattr(self, name)}; give at least 1")
+        if missing := [file for file in self.lm_text or [] if file != "-" and not Path(file).is_file()]:
+            raise ValueError(f"--lm_text: there is no file {', '.join(missing)}; check the path")
+        if self.lm not in ("train", "none"):
+            check_name("lm", self.lm, (".ngram", *LM_ENDINGS))
+            if Path(self.lm).exists():
+                model_file(lm_path(Path(self.lm)))
+        if self.rescore_with:
+            check_name("rescore_with", self.rescore_with)
+            if Path(self.rescore_with).exists() and not Path(self.rescore_with, "config.json").is_file():
+                raise ValueError(f"--rescore_with: {self.rescore_with} is no model folder, it has no config.json")
+
+
+def check_name(option: str, name: str, file_endings: tuple[str, ...] = ()) -> None:
+    """Raise for what neither is there nor can be a Hub id, without asking the Hub."""
+    if Path(name).exists():
+        return
+    try:
+        validate_repo_id(name)
+        is_file = name.endswith(file_endings)
+    except HFValidationError:
+        is_file = True
+    if is_file:
+        raise ValueError(f"--{option}: there is no {name} here, and it is no Hub id (user/name); check the path")
 
 
 def build_lm(args: LanguageModelArguments, transcripts: Sequence[str], normalizer: str) -> NGramLM:
@@ -61,9 +91,7 @@ def build_lm(args: LanguageModelArguments, transcripts: Sequence[str], normalize
     if args.lm == "train":
         lines = chain(transcripts, text_lines(args.lm_text or [], normalizer))
         return NGramLM.from_text(lines, order=args.lm_order)
-    if Path(args.lm).exists():
-        return NGramLM.load(args.lm)
-    return NGramLM.load(snapshot_download(args.lm))
+    return open_lm(args.lm)
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,8 +107,12 @@ class DecodedSplit:
 def decode_split(scorer: CTCScorer, decoder: BeamSearchDecoder, args: LanguageModelArguments) -> DecodedSplit:
     """The split that the scorer has just seen: greedy, beam search alone, with the LM, and the best of the n-best."""
     no_lm = BeamSearchDecoder(decoder.labels, blank_id=decoder.blank_id, beam_width=args.beam_width)
+
+    def n_best_of(log_probs: np.ndarray) -> list[Hypothesis]:
+        return [hypothesis.without_times() for hypothesis in decoder.decode_n_best(log_probs, args.n_best)]
+
     with ThreadPoolExecutor() as threads:
-        n_best = list(threads.map(lambda log_probs: decoder.decode_n_best(log_probs, args.n_best), scorer.log_probs))
+        n_best = list(threads.map(n_best_of, scorer.log_probs))
     texts = {
         "greedy": scorer.hypotheses,
         "beam": [hypothesis.text for hypothesis in no_lm.decode_batch(scorer.log_probs)],
@@ -164,7 +196,8 @@ class LMDecoding:
     """Decodes what a scorer has seen in every way there is: greedy, beam search, with an n-gram LM, rescored.
 
     `fit` finds all weights on one split (validation, never test), `rate` measures any split with them. `facts` is what
-    `metrics.json` says beside the rates.
+    `metrics.json` says beside the rates. Made before the training, so that a model that does not open, or does not
+    belong to these labels, is not found after it.
     """
 
     def __init__(
@@ -174,7 +207,9 @@ class LMDecoding:
         self.scorer = scorer
         self.seed = seed
         self.decoder = BeamSearchDecoder(scorer.labels, lm, blank_id=scorer.blank_id, beam_width=args.beam_width)
-        self.rescorer = NeuralRescorer(args.rescore_with, device=device) if args.rescore_with else None
+        # on the CPU for now: the device's memory belongs to the training
+        self.rescorer = NeuralRescorer(args.rescore_with) if args.rescore_with else None
+        self.device = device
         self.weights: RescoreWeights | None = None
         self.facts: dict[str, Any] = {"comparisons": {}}
 
@@ -196,6 +231,7 @@ class LMDecoding:
         """Rates of the split that the scorer has just seen; the first one fits the weights for rescoring."""
         split = decode_split(self.scorer, self.decoder, self.args)
         if self.rescorer is not None:
+            self.rescorer.model.to(self.device)  # type: ignore[arg-type]
             split, self.weights = rescore_split(split, self.rescorer, self.weights)
             self.facts["rescoring"] = {"model": self.args.rescore_with, **asdict(self.weights)}
         raw, correct = word_confidences(self.decoder.with_calibration(Calibration()), self.scorer)

@@ -120,9 +120,15 @@ def test_characters_and_what_they_spell() -> None:
 def test_word_pieces_of_both_styles_and_what_they_spell() -> None:
     alphabet = Alphabet.build_alphabet(PIECES[1])
     assert alphabet.labels == ["", "▁⁇▁", "[CLS]", "▁the", "ing", "▁a", "a"]
-    assert alphabet.spellings == ["", " \ufffd", "", " the", "ing", " a", "a"]
+    assert alphabet.spellings == ["", "\ufffd", "", " the", "ing", " a", "a"]
     assert Alphabet.build_alphabet(PIECES[0]).labels == ["", "▁⁇▁", "▁the", "ing", "▁"]
     assert Alphabet.loads(alphabet.dumps()) == alphabet
+    assert Alphabet.build_alphabet(["▁a", "|"]).spellings == [" a", " ", ""]
+
+
+def test_an_unknown_word_piece_starts_a_word() -> None:
+    logits = 30 * np.eye(4)[[0, 3, 1]]
+    assert build_ctcdecoder(["▁the", "<unk>", "s"]).decode(logits) == "the ⁇"
 
 
 @pytest.mark.parametrize(

@@ -98,3 +98,15 @@ def test_what_the_labels_cannot_spell_is_counted_and_left_out(caplog: pytest.Log
     assert "2 of 3 hotwords are left out" in caplog.text and "'zz'" in caplog.text
     log_probs = random_log_probs(6, 1)
     assert decoder.decode(log_probs).score == BeamSearchDecoder(LABELS, hotwords=["ab"]).decode(log_probs).score
+
+
+def test_other_settings_encode_hotwords_again_only_for_another_weight(caplog: pytest.LogCaptureFixture) -> None:
+    decoder = BeamSearchDecoder(LABELS, hotwords=["ab", "zz"])
+    assert caplog.text.count("hotwords are left out") == 1
+    wider = decoder.with_settings(beam_width=200)
+    assert wider._hotwords is decoder._hotwords and caplog.text.count("hotwords are left out") == 1
+    heavier = wider.with_settings(hotword_weight=20.0)
+    np.testing.assert_allclose(heavier._hotwords.bonus, 2 * decoder._hotwords.bonus)
+    log_probs = random_log_probs(6, 1)
+    expected = BeamSearchDecoder(LABELS, hotwords={"ab": 20.0}, beam_width=200).decode(log_probs)
+    assert heavier.decode(log_probs).score == expected.score

@@ -8,8 +8,8 @@ import torch
 from transformers import AutoModelForCausalLM
 
 import hfaudio.auto  # noqa: F401
-from hfaudio.hub.remote_code import carry_code
 from hfaudio.models import LstmLMConfig, LstmLMForCausalLM
+from hfaudio.processing.remote_code import carry_code
 
 STRANGER = """
 import sys

@@ -121,6 +121,15 @@ def test_damage_is_named(change, message: str, tmp_path: Path) -> None:
         load(change(SMALL), tmp_path)
 
 
+@pytest.mark.timeout(60)  # comparing each word with all before it takes minutes
+def test_a_word_that_is_twice_among_many_is_found(tmp_path: Path) -> None:
+    count = 200_000
+    lines = "".join(f"-5\tw{min(number, count - 2)}\n" for number in range(count))
+    (tmp_path / "lm.arpa").write_text(f"\\data\\\nngram 1={count}\n\n\\1-grams:\n{lines}\n\\end\\\n")
+    with pytest.raises(ValueError, match=f"'w{count - 2}' twice"):
+        read_arpa(tmp_path / "lm.arpa")
+
+
 def test_damaged_encodings_are_named(tmp_path: Path) -> None:
     (tmp_path / "cut.arpa.gz").write_bytes(gzip.compress(SMALL.encode())[:-12])
     with pytest.raises(ValueError, match="cannot be unpacked"):

@@ -120,6 +120,13 @@ def test_a_closed_vocabulary_has_no_unknown_word() -> None:
     assert sums(lm_of(model)) == pytest.approx([1.0] * len(sums(lm_of(model))), abs=2e-5)
 
 
+@pytest.mark.parametrize("limit", [{"vocabulary": ["a"]}, {"vocab_size": 2}, {"min_count": 2}])
+def test_a_closed_vocabulary_has_no_limit(limit: dict) -> None:
+    """Words beyond it would be <unk>, and what they were counted for would be lost: the sums would be below one."""
+    with pytest.raises(ValueError, match=r"a closed vocabulary .* leave out --closed, or the limit"):
+        estimate(["a b c a", "a c"], 2, closed=True, **limit)
+
+
 def test_a_given_vocabulary_makes_other_words_unknown_before_counting() -> None:
     lines = ["a b a", "c a b", "b a d"]
     limited = estimate(lines, 3, vocabulary=["b", "a", "never"])

@@ -178,6 +178,11 @@ def test_a_no_break_space_is_part_of_a_word() -> None:
     assert lm.tokens("dix\u00a0mille \t pas") == ["dix\u00a0mille", "pas"] and "dix\u00a0mille" in lm
 
 
+def test_what_is_no_unicode_is_an_unknown_word() -> None:
+    lm = NGramLM.from_text(["a b"], order=2)
+    assert lm.score("a caf\udce9") == lm.score("a caf\ud800") == lm.score("a unknown")
+
+
 def test_files_that_cannot_be_opened(unzipped: Path, model: NGramLM, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="there is no language model"):
         NGramLM.load(tmp_path / "nothing")
@@ -202,10 +207,13 @@ def test_files_that_cannot_be_opened(unzipped: Path, model: NGramLM, tmp_path: P
     (tmp_path / "other.bin").write_bytes(binary.replace(b"version 5", b"version 4"))
     with pytest.raises(ValueError, match="another format than KenLM's version 5"):
         NGramLM.load(tmp_path / "other.bin")
-    for name, size in (("header.ngram", 40), ("empty.bin", 20)):
-        (tmp_path / name).write_bytes((content if name.endswith("ngram") else binary)[:size])
-        with pytest.raises(ValueError, match=r"cut off|another format"):
-            NGramLM.load(tmp_path / name)
+    for size in (0, 1, 7, 8, 9, 15, 16, 40):
+        (tmp_path / "header.ngram").write_bytes(content[:size])
+        with pytest.raises(ValueError, match=r"header\.ngram is cut off within its header; copy it again"):
+            NGramLM.load(tmp_path / "header.ngram")
+    (tmp_path / "empty.bin").write_bytes(binary[:20])
+    with pytest.raises(ValueError, match=r"cut off|another format"):
+        NGramLM.load(tmp_path / "empty.bin")
     (tmp_path / "words.bin").write_bytes(binary[:-30])
     with pytest.raises(ValueError, match="words; copy it again"):
         NGramLM.load(tmp_path / "words.bin")

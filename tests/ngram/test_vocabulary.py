@@ -43,11 +43,10 @@ def test_empty_lines_are_empty_sentences() -> None:
 
 
 def test_any_unicode_and_bytes_that_are_none() -> None:
+    assert read(["naïve 東京 \U0001f600 e\u0301"]) == [["naïve", "東京", "\U0001f600", "e\u0301"]]
     broken = b"caf\xe9 ok".decode("utf-8", "surrogateescape")
-    assert read(["naïve 東京 \U0001f600 e\u0301", broken]) == [
-        ["naïve", "東京", "\U0001f600", "e\u0301"],
-        broken.split(),
-    ]
+    with pytest.raises(ValueError, match=r"the sentence 'caf\\udce9 ok' is no Unicode text \(surrogates"):
+        read(["fine", broken, "fine"])
 
 
 def test_chunks_and_growing_arrays_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,12 +19,13 @@ from transformers import (
 
 import hfaudio.auto  # noqa: F401
 from hfaudio.decoding.beam import BeamSearchDecoder
-from hfaudio.hub.remote_code import carry_code
+from hfaudio.decoding.compat import build_ctcdecoder
 from hfaudio.models import LstmCTCConfig, LstmForCTC
 from hfaudio.ngram.model import NGramLM
 from hfaudio.processing import SpectralFeatureExtractor, build_char_tokenizer, ctc_labels
 from hfaudio.processing.language_model import save_language_model
 from hfaudio.processing.pipeline import SpeechRecognitionPipeline
+from hfaudio.processing.remote_code import carry_code
 
 TASK = "automatic-speech-recognition"
 WORDS = ["ab", "cad", "dabba", "ace", "bed"]
@@ -124,6 +125,11 @@ def test_a_saved_pipeline_keeps_its_lm(folder: Path, tmp_path: Path) -> None:
     pipe.save_pretrained(tmp_path)
     again = pipeline(TASK, model=str(tmp_path))
     assert again.lm_decoder is not None and again(clip(1))["text"] == pipe(clip(1))["text"]
+    carried = {file.name: file.read_text() for file in tmp_path.glob("*.py")}  # a stranger's test is below
+    assert carried == {file.name: file.read_text() for file in folder.glob("*.py")} != {}
+    if (tmp_path / "config.json").read_text().count("lstm_ctc"):
+        extractor = json.loads((tmp_path / "preprocessor_config.json").read_text())
+        assert extractor["auto_map"]["AutoFeatureExtractor"].split(".")[0] + ".py" in carried
 
 
 def test_a_model_that_is_not_ctc_warns_of_an_lm(
@@ -136,24 +142,50 @@ def test_a_model_that_is_not_ctc_warns_of_an_lm(
     assert made.lm_decoder is None and "is not used: this is no CTC model" in caplog.text
 
 
+def test_a_decoder_that_is_given_is_used(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Ours takes the place of the folder's; one of pyctcdecode's kind goes transformers' way, and the log says so."""
+    parts = pipeline(TASK, model=str(folder))
+    labels = ctc_labels(parts.tokenizer)
+    given = BeamSearchDecoder(labels, blank_id=0)
+    pipe = pipeline(TASK, model=str(folder), decoder=given)
+    assert pipe.lm_decoder is given and "not used" not in caplog.text
+    inputs = pipe.feature_extractor(clip(0), sampling_rate=16_000, return_tensors="pt")
+    with torch.inference_mode():
+        logits = pipe.model(**inputs).logits[0]
+    assert pipe(clip(0))["text"] == given.decode(logits, logits=True).text != parts(clip(0))["text"]
+    tokens = parts.tokenizer.convert_ids_to_tokens(range(len(labels)))
+    pipe = pipeline(TASK, model=str(folder), decoder=build_ctcdecoder(tokens))
+    assert pipe.lm_decoder is None and pipe.type == "ctc_with_lm"
+    assert "is not used: a decoder was given" in caplog.text
+    assert pipe(clip(0))["text"] == build_ctcdecoder(tokens).decode(logits.numpy())
+
+
 STRANGER = """
 import sys
 sys.modules["hfaudio"] = sys.modules["pyarrow"] = None  # importing them fails
 import numpy as np
 from transformers import pipeline
-try:
-    pipeline("automatic-speech-recognition", model=sys.argv[1])
-except ValueError as error:
-    assert "trust_remote_code" in str(error)
-else:
-    raise AssertionError("an LM was lost in silence")
-pipe = pipeline("automatic-speech-recognition", model=sys.argv[1], trust_remote_code=True)
-assert type(pipe).__module__.startswith("transformers_modules")
+
+def opened(folder):
+    try:
+        pipeline("automatic-speech-recognition", model=folder)
+    except ValueError as error:
+        assert "trust_remote_code" in str(error)
+    else:
+        raise AssertionError("an LM was lost in silence")
+    pipe = pipeline("automatic-speech-recognition", model=folder, trust_remote_code=True)
+    assert type(pipe).__module__.startswith("transformers_modules")
+    return pipe
+
+pipe = opened(sys.argv[1])
 print("TEXT", pipe(np.random.default_rng(0).normal(0, 0.1, 16_000).astype("float32"))["text"])
+pipe.save_pretrained("again")
+assert opened("again").lm_decoder is not None
 """
 
 
 def test_a_stranger_hears_the_lm_or_an_error(folder: Path, tmp_path: Path) -> None:
+    """What a stranger saves opens in the same way."""
     environment = os.environ | {"HF_MODULES_CACHE": str(tmp_path / "modules"), "HF_HUB_OFFLINE": "1"}
     stranger = subprocess.run(
         [sys.executable, "-c", STRANGER, folder], capture_output=True, text=True, env=environment, cwd=tmp_path

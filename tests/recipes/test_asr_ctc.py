@@ -114,8 +114,12 @@ def test_two_real_processes_take_the_steps_of_one_with_the_joined_batch(
         torch.testing.assert_close(weights(tmp_path / "two")[name], expected, atol=1e-5, rtol=1e-4, msg=name)
 
 
-def test_a_run_killed_in_mid_epoch_ends_as_one_never_killed(songs: Path, tmp_path: Path, run_recipe: Callable) -> None:
-    common = ["--dataset", songs, *SMALL, "--per_device_train_batch_size", "8", "--max_steps", "30", "--seed", "1"]
+@pytest.mark.parametrize("streaming", [False, True])
+def test_a_run_killed_in_mid_epoch_ends_as_one_never_killed(
+    streaming: bool, songs: Path, tmp_path: Path, run_recipe: Callable
+) -> None:
+    common = ["--streaming", "--shuffle_buffer", "40", "--batch_seconds", "6"] if streaming else []
+    common += ["--dataset", songs, *SMALL, "--per_device_train_batch_size", "8", "--max_steps", "30", "--seed", "1"]
     common += ["--lm", "none"]
     common += ["--eval_strategy", "steps", "--save_strategy", "steps", "--eval_steps", "5", "--save_steps", "5"]
     killed, whole = tmp_path / "killed", tmp_path / "whole"

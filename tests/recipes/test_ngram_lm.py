@@ -51,6 +51,26 @@ def test_one_line_in_so_many_is_held_out(text: Path, tmp_path: Path, run: Callab
     assert results["perplexity"]["held_out"]["perplexity"] == pytest.approx(lm.perplexity(lines[6::7]).perplexity)
 
 
+def test_a_text_of_which_no_line_can_be_held_out(
+    tmp_path: Path, run: Callable, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "text.txt").write_text("one two three\n")
+    results = run("--text", tmp_path / "text.txt", "--output_dir", tmp_path / "lm")
+    assert results["perplexity"] == {} and "fewer than 20 lines" in caplog.text
+    assert NGramLM.load(tmp_path / "lm").words[3:] == ["one", "two", "three"]
+
+
+def test_bounded_memory(text: Path, tmp_path: Path, run: Callable) -> None:
+    (tmp_path / "files").mkdir()
+    bounded = run("--text", text, "--output_dir", tmp_path / "a", "--memory", "2M", "--temp_dir", tmp_path / "files")
+    assert bounded["ngrams"] == run("--text", text, "--output_dir", tmp_path / "b")["ngrams"]
+    assert (tmp_path / "a" / "lm.ngram").read_bytes() == (tmp_path / "b" / "lm.ngram").read_bytes()
+    with pytest.raises(ValueError, match="at least 1 MiB, got 1,024 bytes"):
+        run("--text", text, "--output_dir", tmp_path / "c", "--memory", "1K")
+    with pytest.raises(ValueError, match="--memory is a number of bytes with K, M or G"):
+        run("--text", text, "--output_dir", tmp_path / "c", "--memory", "much")
+
+
 def test_held_out_files_and_options(text: Path, tmp_path: Path, run: Callable) -> None:
     (tmp_path / "held_out.txt").write_text("one two three\nseven ten\n")
     options = ["--text", text, "--eval_text", tmp_path / "held_out.txt", "--output_dir", tmp_path / "lm"]
@@ -75,5 +95,12 @@ def test_a_dataset_of_text(text: Path, tmp_path: Path, run: Callable) -> None:
 def test_mistakes_are_refused(tmp_path: Path, run: Callable) -> None:
     with pytest.raises(ValueError, match="no text file"):
         run("--text", tmp_path / "nowhere.txt", "--output_dir", tmp_path)
+    for every in ("0", "1", "-3"):
+        with pytest.raises(ValueError, match=f"--eval_every is {every}; .* give at least 2"):
+            run("--eval_every", every, "--output_dir", tmp_path)
+    (tmp_path / "empty.txt").touch()
+    with pytest.raises(ValueError, match=r"--eval_text .*empty\.txt holds no line"):
+        run("--eval_text", tmp_path / "empty.txt", "--output_dir", tmp_path)
+    assert not list(tmp_path.glob("*.ngram"))
     with pytest.raises(ValueError, match="hiden"):
         run("--hiden_size", "3")

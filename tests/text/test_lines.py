@@ -5,6 +5,7 @@ import io
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from hfaudio.text.lines import hold_out, text_lines
@@ -26,10 +27,31 @@ def test_text_is_normalised(tmp_path: Path) -> None:
     assert list(text_lines([tmp_path / "a.txt"], "basic")) == ["hello world"]
 
 
-def test_broken_utf8_is_kept(tmp_path: Path) -> None:
-    (tmp_path / "a.txt").write_bytes(b"caf\xe9 ok\n")
-    (line,) = text_lines([tmp_path / "a.txt"], "none")
-    assert line.encode("utf-8", "surrogateescape") == b"caf\xe9 ok"
+@pytest.mark.parametrize("name", ["a.txt", "a.gz", "-"])
+def test_text_that_is_not_utf8_is_refused_where_it_is(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Line 9,001 is far beyond the first block that is read; the line before it still comes."""
+    good = "".join(f"café {number}\n" for number in range(1, 9001)).encode()
+    content = b"\xef\xbb\xbf" + good + b"\ncaf\xe9 ok\nmore\n"
+    (tmp_path / name).write_bytes(gzip.compress(content) if name == "a.gz" else content)
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content)))
+    lines = text_lines(["-" if name == "-" else tmp_path / name], "none")
+    with pytest.raises(ValueError, match=r"(a\.txt|a\.gz|standard input), line 9002: the byte 0xe9 is not UTF-8"):
+        for number, line in enumerate(lines, start=1):
+            assert line == ("" if number == 9001 else f"café {number}")
+    assert number > 8000 and not sys.stdin.buffer.closed
+
+
+def test_the_line_of_a_byte_is_counted_in_every_block(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(100):
+        rows = [b"x" * int(length) for length in rng.integers(0, 3000, 30)]
+        bad = int(rng.integers(30))
+        rows[bad] += "é".encode()[:1]  # cut off: the decoder waits for more
+        (tmp_path / "a.txt").write_bytes(b"\n".join(rows))
+        with pytest.raises(ValueError, match=f"line {bad + 1}: "):
+            list(text_lines([tmp_path / "a.txt"], "none"))
 
 
 def test_mistakes_are_said_before_the_first_line(tmp_path: Path) -> None:

@@ -1,6 +1,10 @@
 """What a recipe does after training: an LM, decoding in every way, and honest comparisons."""
 
+import gc
+import re
+import weakref
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -67,6 +71,27 @@ def test_the_oracle_takes_the_best_of_the_list(decoder: BeamSearchDecoder) -> No
         assert text in texts and (reference not in texts or text == reference)
 
 
+def test_n_best_lists_do_not_keep_the_log_probabilities(
+    decoder: BeamSearchDecoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held: list[weakref.ref] = []
+    prepare = BeamSearchDecoder._prepare
+
+    def noted(self: BeamSearchDecoder, *args: Any) -> np.ndarray:
+        values = prepare(self, *args)
+        held.append(weakref.ref(values))
+        return values
+
+    monkeypatch.setattr(BeamSearchDecoder, "_prepare", noted)
+    split = decode_split(filled_scorer(noise=2.5), decoder, LanguageModelArguments(n_best=20))
+    gc.collect()
+    assert len(held) >= 3 * len(TEXTS) and not any(values() is not None for values in held)
+    hypothesis = split.n_best[0][0]
+    assert hypothesis.text and hypothesis.score == hypothesis.acoustic_score + hypothesis.lm_score
+    with pytest.raises(ValueError, match="kept without its times"):
+        print(hypothesis.words)
+
+
 def test_weights_are_fitted_on_a_part_of_one_split_and_used_for_the_next(
     decoder: BeamSearchDecoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -110,11 +135,60 @@ def test_an_lm_from_a_file(tmp_path: Path) -> None:
     )
 
 
+def test_an_lm_from_a_model_folder(tmp_path: Path) -> None:
+    lm = NGramLM.from_text(["a dog", "a cat"], order=2)
+    lm.save(tmp_path / "language_model")
+    (tmp_path / "training_args.bin").write_bytes(b"no LM")
+    opened = build_lm(LanguageModelArguments(lm=str(tmp_path)), [], "none")
+    assert opened.score("a dog") == pytest.approx(lm.score("a dog"), abs=1e-5)
+
+
 def test_options_that_do_nothing_are_refused() -> None:
     with pytest.raises(ValueError, match="--lm_text is read by --lm train only"):
         LanguageModelArguments(lm="none", lm_text=["x.txt"])
     with pytest.raises(ValueError, match="--rescore_with needs"):
         LanguageModelArguments(lm="none", rescore_with="gpt2")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"lm_order": 0}, "--lm_order is 0; give 1 to 6"),
+        ({"lm_order": 7}, "--lm_order is 7; give 1 to 6"),
+        ({"beam_width": 0}, "--beam_width is 0; give at least 1"),
+        ({"tune_examples": 0}, "--tune_examples is 0"),
+        ({"n_best": -1}, "--n_best is -1"),
+        ({"lm_text": ["nowhere.txt", "-"]}, "--lm_text: there is no file nowhere.txt; check the path"),
+        ({"lm": "no/such/folder"}, "--lm: there is no no/such/folder here, and it is no Hub id"),
+        ({"lm": "nowhere.arpa.gz"}, "--lm: there is no nowhere.arpa.gz"),
+        ({"lm": "nowhere.ngram"}, "--lm: there is no nowhere.ngram"),
+        ({"rescore_with": "./nowhere"}, "--rescore_with: there is no ./nowhere"),
+    ],
+)
+def test_mistakes_are_said_before_the_training(options: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(message)):
+        LanguageModelArguments(**options)
+
+
+def test_folders_without_a_model_are_refused_before_the_training(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"must hold lm\.ngram or one ARPA"):
+        LanguageModelArguments(lm=str(tmp_path))
+    with pytest.raises(ValueError, match=r"--rescore_with: .* has no config\.json"):
+        LanguageModelArguments(rescore_with=str(tmp_path))
+    NGramLM.from_text(["a"]).save(tmp_path / "language_model")
+    (tmp_path / "config.json").write_text("{}")
+    LanguageModelArguments(lm=str(tmp_path), rescore_with=str(tmp_path))
+    LanguageModelArguments(lm="user/model", rescore_with="gpt2")  # the Hub is asked later
+
+
+def test_a_rescorer_that_does_not_open_is_found_before_the_training(
+    decoder: BeamSearchDecoder, tmp_path: Path
+) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "gpt2"}')
+    args = LanguageModelArguments(rescore_with=str(tmp_path))
+    assert decoder.lm is not None
+    with pytest.raises((OSError, ValueError)):
+        LMDecoding(args, decoder.lm, CTCScorer(LABELS, blank_id=0), seed=0, device="cpu")
 
 
 def test_no_speakers_no_groups() -> None:

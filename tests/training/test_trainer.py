@@ -1,5 +1,6 @@
 """One optimiser step on N micro-batches equals one step on the joined batch, for every kind of model we train."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -16,8 +17,8 @@ from transformers import (
 
 from hfaudio.audio.features import LOG_MEL, WHISPER
 from hfaudio.data.collate import CTCCollator
-from hfaudio.data.datasets import DataArguments, RowCheck, check_rows, load_splits
-from hfaudio.data.examples import ExampleEncoder, SpeechExamples
+from hfaudio.data.datasets import DataArguments, RowCheck, check_rows, known_rows, load_splits
+from hfaudio.data.examples import ExampleEncoder, SpeechExamples, SpeechStream
 from hfaudio.metrics.results import split_rates
 from hfaudio.models import LstmCTCConfig, LstmForCTC, WhisperCTCConfig, WhisperForCTC
 from hfaudio.processing import SpectralFeatureExtractor, build_char_tokenizer, ctc_labels
@@ -59,14 +60,23 @@ def make(name: str) -> tuple[PreTrainedModel, object]:
     return HubertForCTC(HubertConfig(**WAVE)), Wav2Vec2FeatureExtractor(return_attention_mask=False)
 
 
+@pytest.fixture
+def stream(songs: Path):
+    return load_splits(DataArguments(dataset=str(songs), streaming=True))["train"]
+
+
 @pytest.fixture(scope="module")
 def rows(songs: Path):
     return check_rows(load_splits(DataArguments(dataset=str(songs)))["validation"], RowCheck())[0]
 
 
-def trainer_of(model, extractor, rows, folder: Path, **options) -> CTCTrainer:
+def trainer_of(model, extractor, rows, folder: Path, stream=None, **options) -> CTCTrainer:
     processor = Wav2Vec2Processor(extractor, TOKENIZER)
     examples = SpeechExamples(rows, RowCheck(), ExampleEncoder(processor))
+    trained = examples
+    if stream is not None:
+        encoder = ExampleEncoder(processor)
+        trained = SpeechStream(stream, RowCheck(), encoder, num_rows=known_rows(stream), shuffle_buffer=20)
     defaults = {
         "max_steps": 1,
         "save_strategy": "no",
@@ -89,7 +99,7 @@ def trainer_of(model, extractor, rows, folder: Path, **options) -> CTCTrainer:
         args=arguments,
         processor=processor,
         scorer=CTCScorer(ctc_labels(TOKENIZER), 0),
-        train_dataset=examples,
+        train_dataset=trained,
         eval_dataset=examples,
         data_collator=CTCCollator(processor),
     )
@@ -164,3 +174,48 @@ def test_the_last_step_is_evaluated_and_can_be_the_best(rows, tmp_path: Path) ->
     trainer.train()
     assert [entry["step"] for entry in trainer.state.log_history if "eval_wer" in entry] == [2, 4, 5]
     assert (tmp_path / "checkpoint-5").is_dir()
+
+
+@pytest.mark.parametrize("accumulated", [1, 3])
+@pytest.mark.parametrize("streamed", [True, False])
+def test_epochs_end_where_the_data_ends(streamed: bool, accumulated: int, rows, stream, tmp_path: Path) -> None:
+    """The number of steps is an estimate from 20 of 96 rows; every row is taken and every batch stepped on."""
+    options = {"max_steps": -1, "num_train_epochs": 2, "batch_seconds": 5.0, "per_device_train_batch_size": 100}
+    options |= {"gradient_accumulation_steps": accumulated, "eval_strategy": "epoch", "save_strategy": "no"}
+    trainer = trainer_of(*make("lstm"), rows, tmp_path, stream if streamed else None, **options)
+    trainer.train()
+    counts = trainer.data_place.loader.batches.counts
+    assert counts.rows == 2 * (96 if streamed else 13) and counts.dropped == 0
+    assert trainer.state.global_step * accumulated == counts.steps
+    assert trainer.state.epoch == 2.0 and trainer.state.max_steps == trainer.state.global_step
+    assert [entry["epoch"] for entry in trainer.state.log_history if "eval_wer" in entry] == [1.0, 2.0]
+
+
+def test_steps_go_over_the_ends_of_epochs(rows, stream, tmp_path: Path) -> None:
+    options = {"max_steps": 30, "per_device_train_batch_size": 8, "logging_steps": 10}  # 12 steps are an epoch
+    trainer = trainer_of(*make("lstm"), rows, tmp_path, stream, **options)
+    trainer.train()
+    assert trainer.state.global_step == 30 and 2.4 < trainer.state.epoch < 2.6
+    last = [entry for entry in trainer.state.log_history if "loss" in entry][-1]
+    assert last["audio_hours"] == pytest.approx(trainer.data_place.loader.progress()["audio_hours"])
+    assert 0 < last["padding_share"] < 0.5 and last["skipped_rows"] == 0
+
+
+def test_a_stream_of_unknown_length_is_trained_by_steps(rows, stream, tmp_path: Path) -> None:
+    stream.info.splits = None
+    trainer = trainer_of(*make("lstm"), rows, tmp_path, stream, max_steps=3)
+    trainer.train()
+    assert (trainer.state.global_step, trainer.state.epoch) == (3, 0.0)
+    with pytest.raises(ValueError, match="max_steps"):
+        trainer_of(*make("lstm"), rows, tmp_path, stream, max_steps=-1, num_train_epochs=1)
+
+
+def test_a_checkpoint_without_its_place_in_the_data_is_refused(rows, tmp_path: Path) -> None:
+    options = {"save_strategy": "steps", "save_steps": 1, "max_steps": 2}
+    trainer_of(*make("lstm"), rows, tmp_path, **options).train()
+    state = tmp_path / "checkpoint-1" / "trainer_state.json"
+    content = json.loads(state.read_text())
+    del content["stateful_callbacks"]["DataPlace"]
+    state.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match="step 1 does not say how far it had come in the data"):
+        trainer_of(*make("lstm"), rows, tmp_path, **options).train(resume_from_checkpoint=str(state.parent))

@@ -13,9 +13,9 @@ from transformers import Wav2Vec2Config, Wav2Vec2FeatureExtractor, Wav2Vec2ForCT
 
 import hfaudio.auto  # noqa: F401
 from hfaudio.audio.features import ARTICLE_MFCC, WHISPER
-from hfaudio.hub.remote_code import carry_code, with_imports
 from hfaudio.models import LstmCTCConfig, LstmForCTC, WhisperCTCConfig, WhisperForCTC
 from hfaudio.processing import SpectralFeatureExtractor, build_char_tokenizer
+from hfaudio.processing.remote_code import carry_code, with_imports
 
 STRANGER = """
 import sys

@@ -56,14 +56,15 @@ def carry_code(folder: Path) -> list[Path]:
     is_stale = not (folder / LANGUAGE_MODEL).is_dir() and config.pop("custom_pipelines", None) is not None
     if modules or is_stale:  # stale: of the folder that the model was opened from
         write_json(config_path, config)
-    # transformers 5 keeps the feature extractor inside processor_config.json; a language model has none.
-    processor_path = folder / "processor_config.json"
-    if processor_path.exists():
-        processor = json.loads(processor_path.read_text(encoding="utf-8"))
-        extractor = processor["feature_extractor"]
+    # A processor keeps its feature extractor inside its own file, a pipeline in a file of its own; an LM has none.
+    for name in ("processor_config.json", "preprocessor_config.json"):
+        if not (folder / name).exists():
+            continue
+        saved = json.loads((folder / name).read_text(encoding="utf-8"))
+        extractor = saved["feature_extractor"] if name == "processor_config.json" else saved
         if extractor["feature_extractor_type"] in EXTRACTOR_CODE:
             modules |= set_auto_map(extractor, EXTRACTOR_CODE[extractor["feature_extractor_type"]])
-            write_json(processor_path, processor)
+            write_json(folder / name, saved)
     files = []
     for module in sorted(with_imports(modules)):
         files.append(folder / f"{flat_name(module)}.py")

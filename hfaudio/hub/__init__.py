@@ -1,1 +1,0 @@
-"""Model folders that other people's projects open."""
