@@ -12,8 +12,9 @@ import numpy as np
 
 Batches = list[np.ndarray]  # one array of row numbers for each rank
 
-# A bucket gives this many steps of a window, so that its rows still mix; then finer buckets pad less.
-STEPS_A_BUCKET = 4
+# Steps that a bucket gives in a window, so that its rows still mix. More pads more: with windows of 1,000 clips of
+# 4.1 s and batches of 60 s the padding is 2.9 % at 2, 5.0 % at 4; fewer lets more rows wait for the next window.
+STEPS_A_BUCKET = 2
 MAX_BUCKETS = 30  # as lhotse's default; beyond it padding falls by less than a percent
 
 
@@ -77,7 +78,7 @@ def plan_steps(
 
     A step holds one batch for each rank, all of one bucket and with the same number of rows. Of rows held by a rank
     as many as possible go into that rank's own batches. Who has waited goes first, so that nobody waits twice while
-    a bucket gives at least one step.
+    a bucket gives at least one step (but where a much longer row makes that step smaller than the last one).
 
     Args:
         seconds: (N,) lengths of all rows of all ranks.

@@ -112,7 +112,8 @@ class AudioStream:
         edges: inner bucket edges in seconds. None: estimated from the first window.
         measure: seconds of a row, or SkipRow with one of `hfaudio.data.datasets.REASONS`.
         num_rows: of an epoch, if known; only for `steps_an_epoch` and to tell how far an epoch has come.
-        step_multiple: the number of steps of an epoch is a multiple of this, for gradient accumulation.
+        step_multiple: the number of steps of an epoch is a multiple of this, for gradient accumulation; as far as
+            the batches of its last window have two rows to be split.
         max_broken_share: more unreadable rows than this stop the stream with an error.
         retry: what to do when reading fails.
     """
@@ -171,7 +172,7 @@ class AudioStream:
         self.cursors = [Cursor() for _ in range(self.num_replicas)]  # of each lane, at the window's beginning
         self.waiting: list[Waiting] = []
         self.done: set[RowId] = set()  # given out in this window under another plan
-        # Rows seen and skipped before this window, which a resumed run reads again.
+        # Rows seen and skipped before this window, which is read and counted again after a resume.
         self._counted_before: tuple[int, dict[str, int]] | None = None
 
     def state_dict(self) -> dict[str, Any]:
@@ -217,10 +218,6 @@ class AudioStream:
         if state["is_last_step"]:
             self.begin_epoch(state["epoch"] + 1)
             return
-        self._counted_before = None
-        if state["counted_before"] is not None:  # this window is read and counted again
-            seen, skipped = state["counted_before"]
-            self.counts.seen, self.counts.skipped = seen, dict(skipped)
         self.epoch, self.window, self.step = state["epoch"], state["window"], state["step"]
         self.epoch_steps, self.epoch_rows = state["epoch_steps"], state["epoch_rows"]
         self.is_last_step = False
@@ -236,7 +233,11 @@ class AudioStream:
             for part in state["waiting"]
         ]
         self.done = {(window, lane, number) for window, lane, number in state["done"]}
-        self._counted_before = None
+        if state["counted_before"] is None:
+            self._counted_before = None
+        else:
+            seen, skipped = state["counted_before"]
+            self._counted_before = (seen, dict(skipped))
 
     def _settings(self) -> dict[str, Any]:
         return {
@@ -382,7 +383,7 @@ class AudioStream:
 
     def _count_skipped(self, found: dict[int, Found]) -> None:
         """Count the rows of a window that cannot be used, and stop if too many of all are broken."""
-        if self._counted_before is None:  # else the loop was left in this window, and it has been read again
+        if self._counted_before is None:  # else this window has been counted once
             self._counted_before = (self.counts.seen, self.counts.skipped)
         self.counts.seen, skipped_before = self._counted_before
         skipped = Counter(skipped_before)
