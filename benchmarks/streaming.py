@@ -7,8 +7,8 @@ of as many clips as ours hold on average, padded to the longest. Decoding, featu
 Measured, each for both sides in turn and `--repetitions` times (medians are reported, ratios within a repetition):
 
 - padding: share of the batches that is padding; rank correlation of the clips' order between two epochs (0: mixed);
-- loader: seconds of audio that a second gives, with 0, 1 and 2 workers, over one epoch;
-- training: seconds of audio that a second trains on, with a small LSTM, over one epoch, and optimiser steps;
+- loader: seconds of audio that a second gives, with 0, 1 and 2 workers;
+- training: seconds of audio that a second trains on, with a small LSTM, and steps a second;
 - memory: growth of the resident memory of a process that streams `--hours` of synthetic parquet, after warm-up;
 - resume: seconds from opening the dataset to the first batch, at the beginning, after 1 % and after 90 % of it.
 """
@@ -20,6 +20,7 @@ import os
 import tempfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from statistics import median
 from time import perf_counter
@@ -52,6 +53,7 @@ MEGABYTE = 2**20
 class BenchmarkArguments:
     batch_seconds: float = field(default=60.0, metadata={"help": "Budget of our batches, padding included."})
     repetitions: int = field(default=3, metadata={"help": "How often speeds are measured."})
+    batches: int = field(default=60, metadata={"help": "First batches of an epoch that speeds are taken of."})
     hours: float = field(default=20.0, metadata={"help": "Synthetic audio for the figures of memory and resume."})
     hidden_size: int = field(default=128, metadata={"help": "Of the two-layer LSTM that is trained."})
     output: str = field(default="streaming.json", metadata={"aliases": ["-o"], "help": "Where figures go."})
@@ -141,45 +143,47 @@ def audio_seconds(batch: dict[str, torch.Tensor], frames_per_second: float = 100
     return float(batch["attention_mask"].sum()) / frames_per_second
 
 
-def measure_loader(sides: Sides, workers: int, repetitions: int) -> dict[str, Any]:
-    """Seconds of audio a second over one epoch of each side."""
+def measure_loader(sides: Sides, workers: int, arguments: BenchmarkArguments) -> dict[str, Any]:
+    """Seconds of audio a second that each side's loader gives."""
     speeds: dict[str, list[float]] = {"ours": [], "peer": []}
-    for repetition in range(repetitions):
+    for repetition in range(arguments.repetitions):
         for side in ("ours", "peer") if repetition % 2 == 0 else ("peer", "ours"):
             loader: Iterable[Any] = getattr(sides, side)(workers, repetition)
             start, audio = perf_counter(), 0.0
-            for batch in loader:
+            for batch in islice(loader, arguments.batches):
                 audio += audio_seconds(batch)
             speeds[side].append(audio / (perf_counter() - start))
     return summary(speeds)
 
 
-def measure_training(sides: Sides, hidden_size: int, repetitions: int) -> dict[str, Any]:
-    """Seconds of audio trained a second, over one epoch of each side with the same model."""
+def measure_training(sides: Sides, arguments: BenchmarkArguments) -> dict[str, Any]:
+    """Seconds of audio trained a second with the same model."""
     tokenizer = sides.examples.encoder.processor.tokenizer
     speeds: dict[str, list[float]] = {"ours": [], "peer": []}
-    steps: dict[str, int] = {}
-    for repetition in range(repetitions):
+    steps: dict[str, list[float]] = {"ours": [], "peer": []}
+    for repetition in range(arguments.repetitions):
         for side in ("ours", "peer") if repetition % 2 == 0 else ("peer", "ours"):
             set_seed(0)
             config = LstmCTCConfig(
                 vocab_size=len(tokenizer),
-                hidden_size=hidden_size,
+                hidden_size=arguments.hidden_size,
                 num_hidden_layers=2,
                 pad_token_id=tokenizer.pad_token_id,
             )
             model = LstmForCTC(config).train()
             optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
             loader: Iterable[Any] = getattr(sides, side)(1, repetition)
-            start, audio, steps[side] = perf_counter(), 0.0, 0
-            for batch in loader:
+            start, audio, count = perf_counter(), 0.0, 0
+            for batch in islice(loader, arguments.batches):
                 model(**batch).loss.backward()
                 optimizer.step()
                 optimizer.zero_grad()
                 audio += audio_seconds(batch)
-                steps[side] += 1
-            speeds[side].append(audio / (perf_counter() - start))
-    return summary(speeds) | {"steps": steps}
+                count += 1
+            elapsed = perf_counter() - start
+            speeds[side].append(audio / elapsed)
+            steps[side].append(count / elapsed)
+    return summary(speeds) | {f"{side}_steps_a_second": round(median(values), 2) for side, values in steps.items()}
 
 
 def summary(speeds: dict[str, list[float]]) -> dict[str, Any]:
@@ -269,9 +273,9 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     results: dict[str, Any] = {"padding": measure_padding(sides)}
     print(json.dumps(results["padding"]), flush=True)
     for workers in (0, 1, 2):
-        results[f"loader_{workers}_workers"] = measure_loader(sides, workers, arguments.repetitions)
+        results[f"loader_{workers}_workers"] = measure_loader(sides, workers, arguments)
         print(workers, json.dumps(results[f"loader_{workers}_workers"]), flush=True)
-    results["training"] = measure_training(sides, arguments.hidden_size, arguments.repetitions)
+    results["training"] = measure_training(sides, arguments)
     print(json.dumps(results["training"]), flush=True)
     with tempfile.TemporaryDirectory() as folder:
         rows = write_hours(Path(folder), arguments.hours)
