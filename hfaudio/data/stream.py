@@ -169,8 +169,7 @@ class AudioStream:
         self.epoch_rows = 0
         self.is_last_step = False  # whether the batch that came last ends the epoch
         self.planned_for = (self.num_replicas, self.step_multiple)
-        self.cursors = [Cursor() for _ in range(self.num_replicas)]  # of each lane, at the window's beginning
-        self.waiting: list[Waiting] = []
+        self._set_window([Cursor() for _ in range(self.num_replicas)], [])
         self.done: set[RowId] = set()  # given out in this window under another plan
         # Rows seen and skipped before this window, which is read and counted again after a resume.
         self._counted_before: tuple[int, dict[str, int]] | None = None
@@ -188,11 +187,19 @@ class AudioStream:
             "epoch_steps": self.epoch_steps,
             "epoch_rows": self.epoch_rows,
             "is_last_step": self.is_last_step,
-            "cursors": [asdict(cursor) for cursor in self.cursors],
-            "waiting": [asdict(waiting) for waiting in self.waiting],
+            **self._window_place,
             "done": sorted(self.done),
             "counts": asdict(self.counts),
             "counted_before": self._counted_before,
+        }
+
+    def _set_window(self, cursors: list[Cursor], waiting: list[Waiting]) -> None:
+        """The places where this window and the waiting rows are read from; in the state of each of its batches."""
+        self.cursors = cursors  # of each lane, at the window's beginning
+        self.waiting = waiting
+        self._window_place = {
+            "cursors": [asdict(cursor) for cursor in cursors],
+            "waiting": [asdict(part) for part in waiting],
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -223,8 +230,7 @@ class AudioStream:
         self.is_last_step = False
         num_replicas, step_multiple = state["planned_for"]
         self.planned_for = (num_replicas, step_multiple)
-        self.cursors = [Cursor(**cursor) for cursor in state["cursors"]]
-        self.waiting = [
+        waiting = [
             Waiting(
                 part["window"],
                 [Cursor(**cursor) for cursor in part["cursors"]],
@@ -232,6 +238,7 @@ class AudioStream:
             )
             for part in state["waiting"]
         ]
+        self._set_window([Cursor(**cursor) for cursor in state["cursors"]], waiting)
         self.done = {(window, lane, number) for window, lane, number in state["done"]}
         if state["counted_before"] is None:
             self._counted_before = None
@@ -482,13 +489,13 @@ class AudioStream:
 
     def _next_window(self, cursors: list[Cursor], left: list[RowId]) -> None:
         read_from = {part.window: part.cursors for part in self.waiting} | {self.window: self.cursors}
-        self.waiting = [
+        waiting = [
             Waiting(window, read_from[window], [(lane, number) for w, lane, number in left if w == window])
             for window in sorted({window for window, _, _ in left})
         ]
+        self._set_window(cursors, waiting)
         self.window += 1
         self.step = 0
-        self.cursors = cursors
         self.done = set()
         self._counted_before = None
 
