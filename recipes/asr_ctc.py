@@ -17,7 +17,6 @@ import dataclasses
 import logging
 import time
 from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +25,7 @@ from transformers import Wav2Vec2Processor, set_seed
 
 from hfaudio.audio.augment import Augment, AugmentArguments
 from hfaudio.data.collate import CTCCollator
-from hfaudio.data.datasets import DataArguments, RowCheck, check_rows, known_rows, load_splits
+from hfaudio.data.datasets import DataArguments, RowCheck, check_rows, known_rows, load_splits, training_texts
 from hfaudio.data.examples import ExampleEncoder, SpeechExamples, SpeechStream
 from hfaudio.metrics.error_rate import ErrorRate
 from hfaudio.metrics.results import split_rates
@@ -34,7 +33,6 @@ from hfaudio.models.frames import FrameCount
 from hfaudio.processing.language_model import remove_language_model
 from hfaudio.processing.remote_code import carry_code
 from hfaudio.processing.tokenizer import LabelFrames, ctc_labels
-from hfaudio.text.normalize import normalize
 from hfaudio.training.arguments import AudioTrainingArguments, parse_arguments
 from hfaudio.training.callbacks import CTCMonitor
 from hfaudio.training.ctc_models import ModelArguments, build_model, build_tokenizer, duration_limits
@@ -69,9 +67,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     splits = load_splits(data_args)
 
     # Vocabulary from training transcripts only; what other splits have beyond it counts as an error.
-    rows = splits["train"].select_columns("text")
-    rows = islice(rows, model_args.vocabulary_rows) if data_args.streaming else rows
-    texts = [normalize(row["text"] or "", data_args.normalizer) for row in rows]
+    texts = training_texts(data_args, splits["train"], model_args.vocabulary_rows)
     tokenizer = build_tokenizer(model_args, texts)
 
     # Model and processor

@@ -9,6 +9,7 @@ import hashlib
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -164,6 +165,21 @@ def load_split(arguments: DataArguments, split: str) -> Dataset | IterableDatase
     return _as_stream(rows) if arguments.streaming else rows
 
 
+def training_texts(arguments: DataArguments, rows: Dataset | IterableDataset, limit: int) -> list[str]:
+    """Normalised transcripts of the training rows, for a vocabulary; of a stream the first `limit` ones.
+
+    Of parquet, here or on the Hub, only the column of the transcripts is read, not the audio beside it.
+    """
+    if isinstance(rows, Dataset):
+        return [normalize(text or "", arguments.normalizer) for text in rows["text"]]
+    try:
+        stream = _open(arguments, columns=[arguments.text_column]).splits[arguments.train_split]
+    except ValueError:  # no parquet
+        stream = rows.select_columns("text")
+    first = islice(stream, min(limit, arguments.max_train_examples or limit))
+    return [normalize(text or "", arguments.normalizer) for row in first for text in row.values()]
+
+
 # ---------------------------------------------------------------------------------------------------------------
 # Where the rows are
 
@@ -279,12 +295,13 @@ class _Opened:
     folder: Path | None
 
 
-def _open(arguments: DataArguments) -> _Opened:
+def _open(arguments: DataArguments, columns: list[str] | None = None) -> _Opened:
     source = locate(arguments)
     streaming = arguments.streaming and not source.lists_files
     num_proc = None if streaming else arguments.num_proc
+    options = source.options if columns is None else source.options | {"columns": columns}
     try:
-        splits = load_dataset(source.path, **source.options, streaming=streaming, num_proc=num_proc)
+        splits = load_dataset(source.path, **options, streaming=streaming, num_proc=num_proc)
     except UNREADABLE as error:
         raise _cannot_open(arguments, source.folder, error) from error
     if streaming and source.path == "parquet":

@@ -27,9 +27,11 @@ from hfaudio.data.datasets import (
     SkipCounts,
     SkipRow,
     check_rows,
+    known_rows,
     load_split,
     load_splits,
     split_of_file,
+    training_texts,
 )
 
 RATE = 16_000
@@ -581,3 +583,45 @@ def test_counts_say_the_commonest_reason_first() -> None:
     assert counts.by_reason == {"corrupt": 1, "too long": 2} and counts.skipped == 3
     assert str(counts) == "skipped 3 of 1,000 rows: too long 2, corrupt 1"
     assert str(SkipCounts()) == "skipped 0 of 0 rows"
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_training_texts_are_those_of_the_rows(streaming: bool, songs: Path) -> None:
+    arguments = DataArguments(dataset=str(songs), streaming=streaming, max_train_examples=40)
+    rows = load_splits(arguments)["train"]
+    expected = [row["text"] for row in rows]
+    assert training_texts(arguments, rows, 1_000) == expected and len(expected) == 40
+    assert training_texts(arguments, rows, 7) == (expected[:7] if streaming else expected)
+
+
+def test_texts_of_a_parquet_stream_are_read_without_its_audio(songs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    arguments = DataArguments(dataset=str(songs), streaming=True)
+    rows = load_splits(arguments)["train"]
+    monkeypatch.setattr("hfaudio.data.datasets._StreamedRow.__call__", lambda self, row: pytest.fail("audio was read"))
+    assert len(training_texts(arguments, rows, 100)) == 96
+
+
+def test_the_number_of_rows_of_a_stream_is_known_where_something_tells(songs: Path) -> None:
+    stream = load_splits(DataArguments(dataset=str(songs), streaming=True))["train"]
+    assert known_rows(stream) == 96
+    assert (
+        known_rows(load_splits(DataArguments(dataset=str(songs), streaming=True, max_train_examples=9))["train"]) == 9
+    )
+    stream.info.splits = None
+    assert known_rows(stream) is None
+
+
+def test_lengths_of_a_stream_come_from_a_column_if_named(tmp_path: Path) -> None:
+    rows = {"audio": [{"bytes": GOOD, "path": "a.wav"}] * 3, "text": ["a", "b", "c"], "length": [2.0, None, 0.0]}
+    pq.write_table(pa.table(rows), tmp_path / "train.parquet")
+    pq.write_table(pa.table(rows), tmp_path / "validation.parquet")
+    arguments = DataArguments(dataset=str(tmp_path), streaming=True, duration_column="length")
+    first, second, third = load_splits(arguments)["train"]
+    assert (RowCheck().measure(first), RowCheck().measure(second)) == (2.0, 1.0)
+    with pytest.raises(SkipRow, match="empty"):
+        RowCheck().measure(third)
+    rows |= {"length": ["two", "", "0"]}
+    for split in ("train", "validation"):
+        pq.write_table(pa.table(rows), tmp_path / f"{split}.parquet")
+    with pytest.raises(ValueError, match=r"'length' .* holds .*, not numbers of seconds"):
+        load_splits(arguments)
