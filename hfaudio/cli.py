@@ -1,6 +1,7 @@
 """The `hfaudio` command. Nothing heavy is imported until a command runs: `hfaudio --help` answers at once.
 
-Exit code 0, 1 when some of the recordings could not be read, 2 for a mistake in the command.
+Exit code 0, 1 when some of the recordings could not be read (`doctor`: when something must be fixed), 2 for a mistake
+in the command.
 """
 
 import argparse
@@ -26,6 +27,16 @@ DATA_OPTIONS: dict[str, dict[str, Any]] = {
     "max_seconds": {"type": float, "help": "longer recordings are skipped and counted (20)"},
     "max_eval_examples": {"type": int, "help": "use only the first rows"},
     "streaming": {"action": "store_true", "help": "read the split as a stream, without preparing it on disk"},
+}
+
+# Those of `hfaudio doctor`, which reads all splits and limits rows itself.
+DOCTOR_OPTIONS: dict[str, dict[str, Any]] = {
+    **{name: option for name, option in DATA_OPTIONS.items() if name != "max_eval_examples"},
+    "id_column": {"help": "column naming the row ('id', where there is one)"},
+    "normalizer": {"help": "how transcripts are written for training: none, basic or english (basic)"},
+    "min_seconds": {"type": float, "help": "training skips shorter recordings (0.1)"},
+    "max_seconds": {"type": float, "help": "training skips longer recordings (20)"},
+    "streaming": {"action": "store_true", "help": "read the splits as streams, without preparing them on disk"},
 }
 
 
@@ -76,6 +87,21 @@ def build_parser() -> argparse.ArgumentParser:
     command.add_argument("--batch_size", type=int, default=1, help="clips read together (1)")
     command.add_argument("--seed", type=int, default=0, help="of the intervals' resampling (0)")
     for name, option in DATA_OPTIONS.items():
+        command.add_argument(f"--{name}", default=argparse.SUPPRESS, **option)
+
+    command = commands.add_parser("doctor", help="what must be repaired in a dataset before training")
+    command.set_defaults(run=run_doctor)
+    command.add_argument("dataset", metavar="DATASET", help="'bundled', an id on the Hub, a folder or a manifest file")
+    command.add_argument("--splits", nargs="+", metavar="SPLIT", help="splits to examine (all)")
+    command.add_argument("--max_rows", type=int, help="read only the first rows of each split")
+    command.add_argument(
+        "--frames_per_second", type=float, default=50.0, help="of the model to be trained; labels must fit (50)"
+    )
+    command.add_argument("--accept", nargs="+", default=[], metavar="NAME", help="findings that are known and fine")
+    command.add_argument("--threads", type=int, help="that decode (one for each processor)")
+    command.add_argument("--json", type=Path, metavar="FILE", help="write the report as JSON")
+    command.add_argument("--html", type=Path, metavar="FILE", help="write the report as one page with plots")
+    for name, option in DOCTOR_OPTIONS.items():
         command.add_argument(f"--{name}", default=argparse.SUPPRESS, **option)
 
     command = commands.add_parser("lm", help="n-gram language models: train, eval, mix, convert")
@@ -276,6 +302,31 @@ def run_evaluate(arguments: argparse.Namespace) -> int:
     speed = f"{results['audio_seconds']:,.1f} s of audio, {results['rtfx']:g} times real time"
     print(f"{speed} on {results['device']}; results in {arguments.output}")
     return 0
+
+
+def run_doctor(arguments: argparse.Namespace) -> int:
+    """The report to standard output and to files; 1 if something must be fixed."""
+    for file in (arguments.json, arguments.html):
+        if file and not file.parent.is_dir():  # said before hours of reading
+            raise ValueError(f"there is no folder {file.parent} to write {file.name} to; make it first")
+    from hfaudio.data.datasets import DataArguments
+    from hfaudio.data.doctor import examine
+    from hfaudio.data.doctor_report import to_html, to_json, to_text
+
+    given = {name: value for name, value in vars(arguments).items() if name in DOCTOR_OPTIONS}
+    report = examine(
+        DataArguments(dataset=arguments.dataset, **given),
+        splits=arguments.splits,
+        max_rows=arguments.max_rows,
+        frames_per_second=arguments.frames_per_second,
+        accept=tuple(arguments.accept),
+        threads=arguments.threads,
+    )
+    print(to_text(report), end="")
+    for file, write in ((arguments.json, to_json), (arguments.html, to_html)):
+        if file:
+            file.write_text(write(report), encoding="utf-8")
+    return 1 if report.verdict == "fix" else 0
 
 
 def run_lm_train(arguments: argparse.Namespace) -> int:

@@ -174,7 +174,7 @@ def training_texts(arguments: DataArguments, rows: Dataset | IterableDataset, li
         return [normalize(text or "", arguments.normalizer) for text in rows["text"]]
     try:
         stream = _open(arguments, columns=[arguments.text_column]).splits[arguments.train_split]
-    except ValueError:  # no parquet
+    except (ValueError, TypeError):  # a format that has no such option
         stream = rows.select_columns("text")
     first = islice(stream, min(limit, arguments.max_train_examples or limit))
     return [normalize(text or "", arguments.normalizer) for row in first for text in row.values()]
