@@ -12,6 +12,7 @@ from transformers import Wav2Vec2Processor
 from hfaudio.audio.features import LOG_MEL
 from hfaudio.cli import build_parser
 from hfaudio.models import LstmCTCConfig, LstmForCTC
+from hfaudio.ngram import NGramLM
 from hfaudio.processing import SpectralFeatureExtractor, build_char_tokenizer
 from hfaudio.training.arguments import parse_arguments
 
@@ -42,6 +43,10 @@ def test_python_runs(block: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 def test_recipe_commands_have_only_options_that_exist(command: str, monkeypatch, tmp_path: Path) -> None:
     monkeypatch.syspath_prepend(ROOT / "recipes")
     monkeypatch.setenv("HFAUDIO_REAL", str(tmp_path))
+    monkeypatch.chdir(tmp_path)  # with what earlier commands of the README have left there
+    NGramLM.from_text(["a word"], order=2).save(tmp_path / "lm")
+    (tmp_path / "output" / "neural_lm").mkdir(parents=True)
+    (tmp_path / "output" / "neural_lm" / "config.json").write_text("{}")
     import asr_ctc
 
     recipe, *argv = shlex.split(command[command.index("recipes/") :])
@@ -77,6 +82,8 @@ def test_file_tree_is_complete() -> None:
 def test_every_config_parses(monkeypatch, tmp_path: Path) -> None:
     monkeypatch.syspath_prepend(ROOT / "recipes")
     monkeypatch.setenv("HFAUDIO_REAL", str(tmp_path))
+    (tmp_path / "data" / "text").mkdir(parents=True)
+    (tmp_path / "data" / "text" / "ljspeech_transcripts.txt").write_text("a word\n")
     import asr_ctc
 
     for config in (ROOT / "recipes" / "configs").glob("*.yaml"):
