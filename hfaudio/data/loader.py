@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from hfaudio.data.datasets import SkipRow
 from hfaudio.data.sampler import BucketSampler
-from hfaudio.data.stream import AudioStream
+from hfaudio.data.stream import AudioStream, stop_if_broken
 
 Inputs = dict[str, Tensor]
 
@@ -24,7 +24,7 @@ class BatchLoader:
 
     A row that its header promised and its decoder refuses is left out and counted. If a whole batch is lost that way,
     one process goes on with the next one; several processes, which must stay in step, train once more on the batch
-    before (`repeated`).
+    before (`repeated`). A stream of which too large a share is lost stops with StreamError.
 
     Args:
         batches: what goes into each batch: rows of a stream or row numbers.
@@ -53,6 +53,7 @@ class BatchLoader:
         self.pin_memory = pin_memory
         self.repeated = 0
         self._skipped: Counter[str] = Counter()  # by the workers, in batches that were delivered
+        self._seen = 0  # rows in these batches
         self._place = batches.state_dict()
         self._previous: Inputs | None = None
 
@@ -96,23 +97,29 @@ class BatchLoader:
 
     def state_dict(self) -> dict[str, Any]:
         """The place behind the batch that came last."""
-        return {"batches": self._place, "skipped": dict(self._skipped), "repeated": self.repeated}
+        return {
+            "batches": self._place,
+            "seen": self._seen,
+            "skipped": dict(self._skipped),
+            "repeated": self.repeated,
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go to a place that `state_dict` has told."""
         self.batches.load_state_dict(state["batches"])
         self._place = state["batches"]
+        self._seen = state["seen"]
         self._skipped = Counter(state["skipped"])
         self.repeated = state["repeated"]
 
     def __iter__(self) -> Iterator[Inputs]:
         self.batches.load_state_dict(self._place)  # a loop that was left early is taken up behind its last batch
         self.examples.set_epoch(self.batches.epoch)  # type: ignore[attr-defined]
-        places: deque[dict[str, Any]] = deque()
+        places: deque[tuple[dict[str, Any], int]] = deque()
 
         def draw() -> Iterator[list[Any]]:
             for batch in self.batches:
-                places.append(self.batches.state_dict())
+                places.append((self.batches.state_dict(), len(batch)))
                 yield batch
 
         loader = DataLoader(
@@ -126,8 +133,11 @@ class BatchLoader:
             generator=torch.Generator(),
         )
         for inputs, skipped in loader:
-            self._place = places.popleft()
+            self._place, rows = places.popleft()
+            self._seen += rows
             self._skipped.update(skipped)
+            if isinstance(self.batches, AudioStream):
+                stop_if_broken(self._skipped, self._seen, self.batches.max_broken_share)
             if inputs is None and self.batches.num_replicas == 1:
                 continue
             if inputs is None:

@@ -70,6 +70,18 @@ class StreamCounts:
         return 1 - self.seconds / self.padded_seconds if self.padded_seconds else 0.0
 
 
+def stop_if_broken(skipped: Mapping[str, int], seen: int, max_share: float) -> None:
+    """Raises StreamError if more than this share of the rows seen hold no usable audio, and not just a few."""
+    broken = {reason: skipped[reason] for reason in AUDIO_REASONS if skipped.get(reason)}
+    total = sum(broken.values())
+    if total > FEW_BROKEN_ROWS and total > max_share * seen:
+        reasons = ", ".join(f"{reason} {rows:,}" for reason, rows in broken.items())
+        raise StreamError(
+            f"{total:,} of {seen:,} rows hold no usable audio ({reasons}), more than the {max_share:.1%} allowed; "
+            "check the audio column and some of its files, or allow more with max_broken_share (--max_broken_share)"
+        )
+
+
 @dataclass(frozen=True)
 class Waiting:
     """Rows of one earlier window that have not been given out yet."""
@@ -398,14 +410,7 @@ class AudioStream:
             skipped.update(part.skipped)
             self.counts.seen += len(part.seconds) + sum(part.skipped.values())
         self.counts.skipped = dict(skipped)
-        broken = sum(skipped[reason] for reason in AUDIO_REASONS)
-        if broken > FEW_BROKEN_ROWS and broken > self.max_broken_share * self.counts.seen:
-            reasons = ", ".join(f"{reason} {skipped[reason]:,}" for reason in AUDIO_REASONS if skipped[reason])
-            raise StreamError(
-                f"{broken:,} of {self.counts.seen:,} rows hold no usable audio ({reasons}), more than the "
-                f"{self.max_broken_share:.1%} allowed; check the audio column and some of its files, or allow more "
-                "with max_broken_share (--max_broken_share)"
-            )
+        stop_if_broken(skipped, self.counts.seen, self.max_broken_share)
 
     def _plan(self, lengths: dict[RowId, float], waited: int, last: bool) -> "_Plan":
         """The steps of this window for all ranks.

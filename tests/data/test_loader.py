@@ -8,7 +8,7 @@ from datasets import IterableDataset
 from hfaudio.data.datasets import SkipRow
 from hfaudio.data.loader import BatchLoader
 from hfaudio.data.sampler import BucketSampler
-from hfaudio.data.stream import AudioStream
+from hfaudio.data.stream import AudioStream, StreamError
 
 SECONDS = [1.0 + 0.1 * (row % 30) for row in range(90)]
 
@@ -108,6 +108,12 @@ def test_a_batch_without_any_usable_row() -> None:
     assert ids(two) == [*given[:2], given[1], *given[3:]] and two.repeated == 1
     with pytest.raises(RuntimeError, match="no row of the first batch could be decoded"):
         ids(loader("map", num_replicas=2, broken=frozenset(range(90))))
+
+
+def test_a_stream_of_which_too_much_cannot_be_decoded_stops() -> None:
+    with pytest.raises(StreamError, match=r"21 of \d+ rows hold no usable audio \(corrupt 21\)"):
+        ids(loader("stream", broken=frozenset(range(0, 90, 2))))
+    assert len(ids(loader("stream", broken=frozenset(range(0, 90, 9))))) > 5  # ten rows are few
 
 
 def test_taking_batches_leaves_the_generator_of_dropout_alone() -> None:
