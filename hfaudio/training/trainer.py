@@ -69,12 +69,14 @@ class CTCTrainer(Trainer):
         """
         if args.max_steps > 0:
             return super().set_initial_training_values(args, dataloader)
-        steps = dataloader.batches.steps_an_epoch()
-        args.max_steps = max(1, math.ceil(steps / args.gradient_accumulation_steps * args.num_train_epochs))
+        steps = dataloader.batches.steps_an_epoch() / args.gradient_accumulation_steps
+        args.max_steps = max(1, math.ceil(steps * args.num_train_epochs))
         try:
-            return super().set_initial_training_values(args, dataloader)
+            epochs, _, *others = super().set_initial_training_values(args, dataloader)
         finally:
             args.max_steps = -1
+        # The second value bounds the steps of an epoch: too many to be met before the data ends.
+        return epochs, math.ceil(2 * steps) + 1000, *others
 
     def _get_eval_sampler(self, eval_dataset: Any) -> SequentialSampler:
         return SequentialSampler(eval_dataset)  # the scorer reads speakers in this order
