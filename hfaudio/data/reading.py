@@ -172,6 +172,8 @@ class _OneLayerOfRetries:
     }
 
     def __init__(self) -> None:
+        # Kept here, as names of modules are gone when a half-read stream is collected at the end of the process.
+        self.config, self.http = datasets.config, fsspec.config.conf
         self.lock = threading.RLock()  # a reader that nobody closed may be collected, and so end, in `__enter__`
         self.readers = 0
         self.before: dict[str, float] = {}
@@ -180,11 +182,11 @@ class _OneLayerOfRetries:
     def __enter__(self) -> None:
         with self.lock:
             if self.readers == 0:
-                self.before = {name: getattr(datasets.config, name) for name in self.settings}
+                self.before = {name: getattr(self.config, name) for name in self.settings}
                 self._set(self.settings)
-                self.clients = {protocol: fsspec.config.conf.get(protocol, {}) for protocol in ("http", "https")}
+                self.clients = {protocol: self.http.get(protocol, {}) for protocol in ("http", "https")}
                 for protocol, options in self.clients.items():
-                    fsspec.config.conf[protocol] = {"get_client": _impatient_client} | options
+                    self.http[protocol] = {"get_client": _impatient_client} | options
             self.readers += 1
 
     def __exit__(self, *_: object) -> None:
@@ -192,11 +194,11 @@ class _OneLayerOfRetries:
             self.readers -= 1
             if self.readers == 0:
                 self._set(self.before)
-                fsspec.config.conf.update(self.clients)
+                self.http.update(self.clients)
 
     def _set(self, values: Mapping[str, float]) -> None:
         for name, value in values.items():
-            setattr(datasets.config, name, value)
+            setattr(self.config, name, value)
 
 
 _one_layer_of_retries = _OneLayerOfRetries()

@@ -15,6 +15,7 @@ for it, wherever in the epoch that is.
 map-style data only. lhotse has it, but not on `datasets`.
 """
 
+import atexit
 import threading
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
@@ -304,32 +305,37 @@ class AudioStream:
         def read_window() -> dict[int, tuple[Found, list[Row]]]:
             return {lane: reader.window(self.shuffle_buffer) for lane, reader in reading_lanes.items()}
 
+        def close() -> None:
+            stopped.set()
+            background.shutdown(wait=True, cancel_futures=True)
+            for reader in reading_lanes.values():
+                reader.close()
+
+        background = ThreadPoolExecutor(1, thread_name_prefix="audio-stream")
+        atexit.register(close)  # what is still half-read then would be collected when modules are gone already
         rows: dict[RowId, Row] = {}  # encoded: of the lanes read here, and what other ranks have handed over
-        with ThreadPoolExecutor(1, thread_name_prefix="audio-stream") as background:
-            try:
-                lengths = self._read_waiting(mine, rows, stopped)
-                reading = background.submit(read_window)
-                last = False
-                while not last:
-                    found = self._gather_window(reading, rows)
-                    last = all(part.exhausted for part in found.values())
-                    if not last:
-                        reading = background.submit(read_window)
-                    waited = len(lengths)
-                    for lane in lanes:
-                        for number, seconds in enumerate(found[lane].seconds):
-                            lengths[self.window, lane, number] = seconds
-                    self._count_skipped(found)
-                    plan = self._plan(lengths, waited, last)
-                    yield from self._give_out(plan, lengths, rows, last)
-                    lengths = {row: lengths[row] for row in plan.left}
-                    if not last:
-                        self._next_window([found[lane].cursor for lane in lanes], plan.left)
-            finally:
-                stopped.set()
-                background.shutdown(wait=True, cancel_futures=True)
-                for reader in reading_lanes.values():
-                    reader.close()
+        try:
+            lengths = self._read_waiting(mine, rows, stopped)
+            reading = background.submit(read_window)
+            last = False
+            while not last:
+                found = self._gather_window(reading, rows)
+                last = all(part.exhausted for part in found.values())
+                if not last:
+                    reading = background.submit(read_window)
+                waited = len(lengths)
+                for lane in lanes:
+                    for number, seconds in enumerate(found[lane].seconds):
+                        lengths[self.window, lane, number] = seconds
+                self._count_skipped(found)
+                plan = self._plan(lengths, waited, last)
+                yield from self._give_out(plan, lengths, rows, last)
+                lengths = {row: lengths[row] for row in plan.left}
+                if not last:
+                    self._next_window([found[lane].cursor for lane in lanes], plan.left)
+        finally:
+            atexit.unregister(close)
+            close()
         self.begin_epoch(self.epoch + 1)
 
     def _open(self, lane: int, cursors: list[Cursor], stopped: threading.Event) -> "_Lane":

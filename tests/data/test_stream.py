@@ -742,3 +742,16 @@ def test_two_processes_that_read_their_own_shards_only(tmp_path: Path) -> None:
 if __name__ == "__main__":
     count, folder, rank = int(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
     (folder / f"{rank}.json").write_text(json.dumps(run_rank(rank, count, folder)))
+
+
+def test_a_process_that_leaves_a_stream_half_read_ends_in_peace(tmp_path: Path) -> None:
+    rows = {"audio": [{"bytes": None, "path": str(row)} for row in range(300)], "seconds": [1.0] * 300}
+    Dataset.from_dict(rows).to_parquet(tmp_path / "rows.parquet", batch_size=50)
+    file = str(tmp_path / "rows.parquet")
+    code = (
+        "from datasets import load_dataset; from hfaudio.data.stream import AudioStream; "
+        f"rows = load_dataset('parquet', data_files={file!r}, split='train', streaming=True); "
+        "batches = iter(AudioStream(rows, shuffle_buffer=60)); next(batches)"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (ended.returncode, ended.stderr) == (0, "")
