@@ -67,7 +67,7 @@ class Clip:
 def measure_clip(audio: Mapping[str, Any] | None) -> Clip:
     """Measures of an undecoded row's audio, channels averaged, at its own sample rate; AudioError if it is unreadable.
 
-    It is decoded once, or twice where the header has no length (piped flac, webm, mp3 without Xing header).
+    It is decoded once, or twice where the header has no length (piped flac, webm).
     """
     audio = audio or NO_AUDIO
     info = audio_info(audio)
@@ -140,7 +140,7 @@ def similar_pairs(
     """Pairs of rows whose spreads (N,) differ by at most a share and whose shapes (N, SHAPE_SIZE) correlate so much.
 
     Rows in order of their spread are compared with the next ones only, block by block: of a million rows with
-    spreads from 0.2 to 5 s about 0.2 % of the pairs.
+    spreads of 0.5 to 3 s about 1 % of the pairs. Speed: 7 s for 300,000 rows on one core.
     """
     order = np.argsort(spreads, kind="stable")
     sorted_spreads = spreads[order]

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, SequentialSampler
+from torch.utils.data import SequentialSampler
 from transformers import PreTrainedModel, ProcessorMixin, Trainer, TrainingArguments
 
 from hfaudio.data.loader import BatchLoader
@@ -23,8 +23,7 @@ class CTCTrainer(Trainer):
     - groups lengths only for a `datasets.Dataset`, and then reorders evaluation, too; has no budget of seconds;
     - resumes a stream by reading it again from its beginning, and wrongly if it is shuffled;
     - knows streams only by a number of steps;
-    - keeps (frames x vocabulary) logits where argmax ids are enough;
-    - drops the last batch of an evaluation when it does so in training.
+    - keeps (frames x vocabulary) logits where argmax ids are enough.
     """
 
     def __init__(self, *, model: PreTrainedModel, processor: ProcessorMixin, scorer: CTCScorer, **kwargs: Any) -> None:
@@ -80,14 +79,6 @@ class CTCTrainer(Trainer):
 
     def _get_eval_sampler(self, eval_dataset: Any) -> SequentialSampler:
         return SequentialSampler(eval_dataset)  # the scorer reads speakers in this order
-
-    def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
-        """As transformers', except that `dataloader_drop_last` does not take away examples to be scored."""
-        drop_last, self.args.dataloader_drop_last = self.args.dataloader_drop_last, False
-        try:
-            return super().get_eval_dataloader(eval_dataset)
-        finally:
-            self.args.dataloader_drop_last = drop_last
 
     def compute_loss(
         self,

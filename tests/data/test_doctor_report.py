@@ -31,7 +31,7 @@ def report() -> Report:
     examples = tuple(Example("train", f"id-{number}", "<script>alert('x')</script>") for number in range(10))
     findings = (
         Finding("unreadable", "fine", "none", "a rule", "a remedy"),
-        Finding("copies_across", "fix", "5 of 20", long, "a remedy", examples),
+        Finding("copies_across", "fix", "5 <i>of</i> 20", long, "a remedy", examples),
         Finding("clipping", "look", "2 of 20", "a rule", "a remedy", examples[:1], accepted=True),
     )
     return Report("a <dataset>", {"normalizer": "basic", "max_rows": None}, splits, findings)

@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import subprocess
 import sys
 import tarfile
@@ -742,6 +743,8 @@ def test_two_processes_that_read_their_own_shards_only(tmp_path: Path) -> None:
 if __name__ == "__main__":
     count, folder, rank = int(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
     (folder / f"{rank}.json").write_text(json.dumps(run_rank(rank, count, folder)))
+    # Once in some 60 runs, with a loaded machine, the C++ threads of torch or pyarrow aborted here, all being done.
+    os._exit(0)
 
 
 def test_a_process_that_leaves_a_stream_half_read_ends_in_peace(tmp_path: Path) -> None:
