@@ -7,7 +7,7 @@ be used is skipped with a reason (`REASONS`) and counted: by `check_rows` before
 
 import hashlib
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -163,6 +163,14 @@ def load_split(arguments: DataArguments, split: str) -> Dataset | IterableDatase
     """
     rows = _standard_split(arguments, _open(arguments), split)
     return _as_stream(rows) if arguments.streaming else rows
+
+
+def load_each_split(
+    arguments: DataArguments, splits: Sequence[str] | None = None
+) -> dict[str, Dataset | IterableDataset]:
+    """The rows of several splits, or of all, as they are stored: with `streaming` streams, else tables."""
+    opened = _open(arguments)
+    return {name: _standard_split(arguments, opened, name) for name in splits or opened.splits}
 
 
 def training_texts(arguments: DataArguments, rows: Dataset | IterableDataset, limit: int) -> list[str]:

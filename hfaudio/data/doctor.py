@@ -17,7 +17,7 @@ from datasets import Dataset, IterableDataset
 from tqdm import tqdm
 
 from hfaudio.audio.io import AudioError
-from hfaudio.data.datasets import DataArguments, RowCheck, _open, _standard_split
+from hfaudio.data.datasets import DataArguments, RowCheck, load_each_split
 from hfaudio.data.doctor_audio import Clip, measure_clip
 from hfaudio.data.doctor_checks import CHECKS, Finding, Severity, is_training
 from hfaudio.data.doctor_measures import EXAMPLES, SplitMeasures, log_rates, readable_seconds
@@ -74,9 +74,8 @@ def examine(
     of their range.
     """
     _check_options(max_rows, frames_per_second, accept, threads)
-    opened = _open(arguments)
-    names = sorted(splits or opened.splits, key=lambda name: not is_training(name))
-    rows = {name: _standard_split(arguments, opened, name) for name in names}
+    rows = load_each_split(arguments, splits)
+    names = sorted(rows, key=lambda name: not is_training(name))
     check = RowCheck(
         SPEECH_RATE,
         arguments.normalizer,
