@@ -7,6 +7,8 @@ from types import ModuleType
 
 import pytest
 
+from hfaudio.data.stream import AudioStream
+
 
 @pytest.fixture(scope="module")
 def benchmark() -> ModuleType:
@@ -25,13 +27,19 @@ def data(benchmark: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Pat
     return folder
 
 
-@pytest.mark.parametrize(("processes", "workers"), [(2, 2), (3, 1)])
-def test_killed_twice_nothing_is_lost_repeated_or_out_of_order(
-    processes: int, workers: int, benchmark: ModuleType, data: Path, tmp_path: Path
+@pytest.mark.parametrize(("processes", "workers", "kills"), [(2, 2, (5, 10)), (3, 1, (5,))])
+def test_killed_and_resumed_every_rank_takes_the_batches_of_an_epoch_never_interrupted(
+    processes: int, workers: int, kills: tuple[int, ...], benchmark: ModuleType, data: Path, tmp_path: Path
 ) -> None:
-    result = benchmark.compare(benchmark.Run(processes, workers), data, tmp_path, 240, kills=(5, 10))
-    assert (result["lost"], result["repeated"], result["same order"]) == (0, 0, True)
-    assert result["steps"] > 10 and len(list((tmp_path / "killed").glob("all-*.json"))) == processes
+    run = benchmark.Run(processes, workers)
+    for step in kills:
+        run.kill_after(step, data, tmp_path)
+    run.finish(data, tmp_path)
+    buffer = benchmark.SHUFFLE_BUFFER
+    streams = [AudioStream(benchmark.open_stream(data), 20, processes, rank, 0, buffer) for rank in range(processes)]
+    expected = [[[row["id"] for row in batch] for batch in stream] for stream in streams]
+    assert benchmark.seen_by(tmp_path) == expected
+    assert sorted(row for rank in expected for batch in rank for row in batch) == list(range(240))
 
 
 def test_more_processes_go_on_with_what_is_left(benchmark: ModuleType, data: Path, tmp_path: Path) -> None:
