@@ -51,6 +51,7 @@ class BatchLoader:
         self.num_workers = num_workers
         self.prefetch_factor = prefetch_factor
         self.pin_memory = pin_memory
+        self.num_epochs: float | None = None  # there are no batches behind so many epochs; None: no end
         self.repeated = 0
         self._skipped: Counter[str] = Counter()  # by the workers, in batches that were delivered
         self._seen = 0  # rows in these batches
@@ -114,6 +115,8 @@ class BatchLoader:
 
     def __iter__(self) -> Iterator[Inputs]:
         self.batches.load_state_dict(self._place)  # a loop that was left early is taken up behind its last batch
+        if self.num_epochs is not None and self.batches.epoch >= self.num_epochs:
+            return
         self.examples.set_epoch(self.batches.epoch)  # type: ignore[attr-defined]
         places: deque[tuple[dict[str, Any], int]] = deque()
 

@@ -105,6 +105,7 @@ class BucketSampler:
             "seconds": round(float(self.seconds.sum()), 3),
             "seed": self.seed,
             "num_replicas": self.num_replicas,
+            "step_multiple": self.step_multiple,  # gradient_accumulation_steps
             "max_seconds": self.limits.max_seconds,
             "max_examples": self.limits.max_examples,
         }

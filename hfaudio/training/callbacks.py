@@ -48,6 +48,7 @@ class DataPlace(TrainerCallback, ExportableState):
         """Go where the checkpoint was, if there is one."""
         assert self.loader is not None
         state.num_train_epochs = math.ceil(args.num_train_epochs)
+        self.loader.num_epochs = args.num_train_epochs if counts_epochs(args) else None
         if state.global_step == 0:
             return
         saved = state.stateful_callbacks.get(type(self).__name__)  # type: ignore[union-attr, attr-defined]
@@ -58,22 +59,27 @@ class DataPlace(TrainerCallback, ExportableState):
             )
         self.loader.load_state_dict(saved["attributes"]["place"])
 
+    def on_step_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Move the last step to the end of the last epoch: the number of steps was an estimate.
+
+        The batches of the step have been taken by now, so that it is known whether they end the epoch.
+        """
+        assert self.loader is not None
+        if not counts_epochs(args):
+            return
+        if self.loader.is_last_step and self.loader.epoch + 1 >= args.num_train_epochs:
+            state.max_steps = state.global_step + 1
+        else:
+            state.max_steps = max(state.max_steps, state.global_step + 2)
+
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> TrainerControl:
-        """Tell the epoch, and end with the last one: the number of steps was an estimate."""
+    ) -> None:
+        """Tell the epoch."""
         assert self.loader is not None
-        loader = self.loader
-        state.epoch = loader.epochs
-        if not counts_epochs(args):
-            return control
-        if loader.is_last_step and loader.epoch + 1 >= args.num_train_epochs:
-            state.max_steps = state.global_step
-            control.should_training_stop = True
-        elif state.global_step >= state.max_steps:
-            state.max_steps = state.global_step + 1
-            control.should_training_stop = False
-        return control
+        state.epoch = self.loader.epochs
 
     def on_epoch_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any

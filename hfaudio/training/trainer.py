@@ -1,6 +1,7 @@
 """`transformers.Trainer` for CTC: buckets by duration, ids instead of logits, padded frames that stay silent."""
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -77,6 +78,13 @@ class CTCTrainer(Trainer):
         # The second value bounds the steps of an epoch: too many to be met before the data ends.
         return epochs, math.ceil(2 * steps) + 1000, *others
 
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
+        """As transformers', but steps beyond the estimate keep the last rate; a cosine would rise again."""
+        scheduler = super().create_scheduler(num_training_steps, optimizer)
+        if isinstance(scheduler, torch.optim.lr_scheduler.LambdaLR):
+            scheduler.lr_lambdas = [until(num_training_steps, rate) for rate in scheduler.lr_lambdas]
+        return scheduler
+
     def _get_eval_sampler(self, eval_dataset: Any) -> SequentialSampler:
         return SequentialSampler(eval_dataset)  # the scorer reads speakers in this order
 
@@ -137,3 +145,8 @@ class CTCTrainer(Trainer):
         mask, num_frames = inputs["attention_mask"], logits.shape[1]
         lengths = logit_lengths(self.accelerator.unwrap_model(self.model), mask.sum(-1), mask.shape[-1], num_frames)
         return torch.arange(num_frames, device=logits.device) < lengths[:, None]
+
+
+def until(last_step: int, rate: Callable[[int], float]) -> Callable[[int], float]:
+    """A learning rate's factor by step that stays as it is at the last step."""
+    return lambda step: rate(min(step, last_step))

@@ -76,7 +76,10 @@ def test_behind_the_last_step_comes_the_next_epoch() -> None:
     assert (resumed.epoch, resumed.step) == (1, 0)
 
 
-@pytest.mark.parametrize(("name", "changed"), [("seed", {"seed": 3}), ("max_examples", {"max_examples": 7})])
+@pytest.mark.parametrize(
+    ("name", "changed"),
+    [("seed", {"seed": 3}), ("max_examples", {"max_examples": 7}), ("step_multiple", {"step_multiple": 4})],
+)
 def test_a_state_of_other_settings_is_refused(name: str, changed: dict[str, int]) -> None:
     state = BucketSampler(SECONDS, None, 8).state_dict()
     with pytest.raises(ValueError, match=f"another {name}"):

@@ -19,6 +19,7 @@ from hfaudio.audio.features import LOG_MEL, WHISPER
 from hfaudio.data.collate import CTCCollator
 from hfaudio.data.datasets import DataArguments, RowCheck, check_rows, known_rows, load_splits
 from hfaudio.data.examples import ExampleEncoder, SpeechExamples, SpeechStream
+from hfaudio.data.stream import AudioStream
 from hfaudio.metrics.results import split_rates
 from hfaudio.models import LstmCTCConfig, LstmForCTC, WhisperCTCConfig, WhisperForCTC
 from hfaudio.processing import SpectralFeatureExtractor, build_char_tokenizer, ctc_labels
@@ -219,3 +220,25 @@ def test_a_checkpoint_without_its_place_in_the_data_is_refused(rows, tmp_path: P
     state.write_text(json.dumps(content))
     with pytest.raises(ValueError, match="step 1 does not say how far it had come in the data"):
         trainer_of(*make("lstm"), rows, tmp_path, **options).train(resume_from_checkpoint=str(state.parent))
+
+
+def test_steps_beyond_the_estimate_are_neither_evaluated_nor_saved_nor_faster(rows, stream, tmp_path: Path) -> None:
+    options = {"max_steps": -1, "num_train_epochs": 1, "per_device_train_batch_size": 8, "eval_strategy": "steps"}
+    options |= {"eval_steps": 1000, "save_strategy": "steps", "save_steps": 1000, "lr_scheduler_type": "cosine"}
+    trainer = trainer_of(*make("lstm"), rows, tmp_path, stream, **options, warmup_steps=0, logging_steps=1)
+    estimate = AudioStream.steps_an_epoch
+    AudioStream.steps_an_epoch = lambda self: estimate(self) // 2  # as of a stream whose first rows are short
+    try:
+        trainer.train()
+    finally:
+        AudioStream.steps_an_epoch = estimate
+    history = trainer.state.log_history
+    assert trainer.state.global_step == 12 and trainer.data_place.loader.batches.counts.rows == 96
+    assert [entry["step"] for entry in history if "eval_wer" in entry] == [12]
+    assert [folder.name for folder in tmp_path.glob("checkpoint-*")] == ["checkpoint-12"]
+    rates = [entry["learning_rate"] for entry in history if "learning_rate" in entry]
+    assert rates == sorted(rates, reverse=True) and rates[-1] < 1e-6
+
+    again = trainer_of(*make("lstm"), rows, tmp_path, stream, **options, warmup_steps=0)
+    again.train(resume_from_checkpoint=str(tmp_path / "checkpoint-12"))
+    assert again.state.global_step == 12  # it was finished
