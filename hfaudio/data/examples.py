@@ -2,6 +2,7 @@
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 import datasets
@@ -162,7 +163,9 @@ class SpeechStream(torch.utils.data.Dataset):
         step_multiple: int,
     ) -> AudioStream:
         """What one rank trains on; the ranks share the reading."""
-        group: Any = dist.new_group(backend="gloo") if num_replicas > 1 else None
+        # Longer than the retries of a rank that reads from a bad network, so that its own error is the one seen.
+        patience = timedelta(hours=3)
+        group: Any = dist.new_group(backend="gloo", timeout=patience) if num_replicas > 1 else None
         return AudioStream(
             self.rows,
             max_seconds,
