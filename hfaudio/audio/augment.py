@@ -104,8 +104,8 @@ def reverberate(x: np.ndarray, impulse_response: np.ndarray) -> np.ndarray:
 
 
 def add_silence(x: np.ndarray, before: int, after: int) -> np.ndarray:
-    """`x` with so many zeros before and after it."""
-    return np.pad(x, (before, after))
+    """`x` with so many zeros before and after it; `x` itself for none."""
+    return np.pad(x, (before, after)) if before or after else x
 
 
 def change_speed(x: np.ndarray, factor: float) -> np.ndarray:
@@ -288,6 +288,29 @@ class AugmentArguments:
             raise ValueError(f"time_mask_frames must be at least 0, got {self.time_mask_frames}")
 
 
+def example_rng(seed: int, epoch: int, purpose: str, example_id: str | int) -> np.random.Generator:
+    """Random numbers of one example, the same in every process, worker and order."""
+    # blake2b: Python's hash() of a string differs from process to process.
+    key = f"{seed} {epoch} {purpose} {example_id}".encode()
+    return np.random.default_rng(int.from_bytes(hashlib.blake2b(key, digest_size=16).digest(), "little"))
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Silence in seconds before and after a clip, and how many times as fast all of that is played."""
+
+    before: float = 0.0
+    after: float = 0.0
+    speed: float = 1.0
+
+    def moved(self, seconds: float) -> float:
+        """Where a place in the clip has gone."""
+        return (self.before + seconds) / self.speed
+
+
+UNCHANGED = Timing()
+
+
 class Augment:
     """`AugmentArguments` applied to clips at one sample rate; equal (seed, epoch, example id) give equal changes."""
 
@@ -300,12 +323,11 @@ class Augment:
 
     def waveform(self, x: np.ndarray, epoch: int, example_id: str | int) -> np.ndarray:
         """A changed copy of samples (N,), or `x` itself where chance left it alone; longer or shorter if sped up."""
-        a, rng = self.arguments, self._rng(epoch, example_id, "waveform")
-        if rng.random() < a.silence_probability:
-            before, after = (round(_uniform(rng, a.silence_seconds) * self.sample_rate) for _ in range(2))
-            x = add_silence(x, before, after)
-        if rng.random() < a.speed_probability:
-            x = change_speed(x, _choice(rng, a.speed_factors))
+        a, rng = self.arguments, example_rng(self.seed, epoch, "waveform", example_id)
+        timing = self._timing(rng)
+        x = add_silence(x, *(round(seconds * self.sample_rate) for seconds in (timing.before, timing.after)))
+        if timing.speed != 1:
+            x = change_speed(x, timing.speed)
         if rng.random() < a.room_probability:
             x = reverberate(x, self._impulse_response(rng))
         if rng.random() < a.noise_probability:
@@ -322,9 +344,21 @@ class Augment:
             x = change_gain(x, _uniform(rng, a.gain_db))
         return x
 
+    def timing(self, epoch: int, example_id: str | int) -> Timing:
+        """Where `waveform` moves what was heard when."""
+        return self._timing(example_rng(self.seed, epoch, "waveform", example_id))
+
+    def _timing(self, rng: np.random.Generator) -> Timing:
+        a, before, after, speed = self.arguments, 0.0, 0.0, 1.0
+        if rng.random() < a.silence_probability:
+            before, after = (_uniform(rng, a.silence_seconds) for _ in range(2))
+        if rng.random() < a.speed_probability:
+            speed = _choice(rng, a.speed_factors)
+        return Timing(before, after, speed)
+
     def features(self, features: Features, epoch: int, example_id: str | int) -> Features:
         """Features (T, D) with masks, or the same object where chance left it alone."""
-        a, rng = self.arguments, self._rng(epoch, example_id, "features")
+        a, rng = self.arguments, example_rng(self.seed, epoch, "features", example_id)
         if rng.random() >= a.mask_probability:
             return features
         return spec_augment(
@@ -336,11 +370,6 @@ class Augment:
             frequency_masks=a.frequency_masks,
             frequency_share=a.frequency_mask_share,
         )
-
-    def _rng(self, epoch: int, example_id: str | int, purpose: str) -> np.random.Generator:
-        # blake2b: Python's hash() of a string differs from process to process.
-        key = f"{self.seed} {epoch} {purpose} {example_id}".encode()
-        return np.random.default_rng(int.from_bytes(hashlib.blake2b(key, digest_size=16).digest(), "little"))
 
     def _impulse_response(self, rng: np.random.Generator) -> np.ndarray:
         if self._impulse_responses:

@@ -4,9 +4,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from transformers import BatchFeature, ProcessorMixin
+from transformers import BatchFeature, ProcessorMixin, WhisperFeatureExtractor
 
 from hfaudio.data.examples import Example
+from hfaudio.models.seq2seq import pad_log_mel
 
 IGNORED_LABEL = -100  # transformers' padding of labels; no loss is computed there
 
@@ -29,6 +30,39 @@ class CTCCollator:
             if name in examples[0]
         }
         batch = extractor.pad(BatchFeature(inputs), padding=True, return_attention_mask=True, return_tensors="pt")
-        labels = [torch.as_tensor(example["labels"], dtype=torch.long) for example in examples]
-        padded = torch.nn.utils.rnn.pad_sequence(labels, batch_first=True, padding_value=IGNORED_LABEL)
-        return {**batch, "labels": padded}
+        return {**batch, "labels": padded([example["labels"] for example in examples], IGNORED_LABEL)}
+
+
+@dataclass(frozen=True)
+class Seq2SeqCollator:
+    """Pads inputs, `decoder_input_ids` (with the pad token) and `labels` (with -100).
+
+    Whisper's features are padded with silence to the longest clip of the batch, not to 30 s: see
+    `hfaudio.models.seq2seq.crop_encoder`. Its decoder needs no mask over padded tokens, as they come last.
+    """
+
+    processor: ProcessorMixin
+    pad_id: int
+
+    def __call__(self, examples: list[Example]) -> dict[str, torch.Tensor]:
+        extractor = self.processor.feature_extractor
+        if isinstance(extractor, WhisperFeatureExtractor):
+            features = [torch.as_tensor(example["input_features"]) for example in examples]
+            inputs: Any = {"input_features": pad_log_mel(features)}
+        else:
+            names = [name for name in extractor.model_input_names if name in examples[0]]
+            columns: Any = {name: [example[name] for example in examples] for name in names}
+            inputs = extractor.pad(
+                BatchFeature(columns), padding=True, return_attention_mask=True, return_tensors="pt"
+            )
+        return {
+            **inputs,
+            "decoder_input_ids": padded([example["decoder_input_ids"] for example in examples], self.pad_id),
+            "labels": padded([example["labels"] for example in examples], IGNORED_LABEL),
+        }
+
+
+def padded(rows: list[list[int]], value: int) -> torch.Tensor:
+    """Lists of ids as a tensor (B, longest)."""
+    tensors = [torch.as_tensor(row, dtype=torch.long) for row in rows]
+    return torch.nn.utils.rnn.pad_sequence(tensors, batch_first=True, padding_value=value)

@@ -26,7 +26,14 @@ from hfaudio.data.bundled import path as bundled_path
 from hfaudio.text.normalize import NORMALIZERS, normalize
 
 AUDIO_REASONS = ("corrupt", "empty", "not finite", "unsupported", "missing")  # AudioError.reason
-REASONS = (*AUDIO_REASONS, "too short", "too long", "empty transcript", "label longer than its frames")
+REASONS = (
+    *AUDIO_REASONS,
+    "too short",
+    "too long",
+    "empty transcript",
+    "label longer than its frames",
+    "transcript longer than the decoder",
+)
 
 NO_AUDIO: dict[str, Any] = {"bytes": None, "path": None}  # what a null in the audio column stands for
 
@@ -79,6 +86,15 @@ class DataArguments:
         default=None,
         metadata={"help": "Column of the recordings' seconds, for streams. If not given: read from their headers."},
     )
+    language_column: str | None = field(
+        default=None, metadata={"help": "Column naming the language of each row, for several languages in one run."}
+    )
+    segments_column: str | None = field(
+        default=None, metadata={"help": "Column with a list of {start, end, text}, in seconds, to learn timestamps."}
+    )
+    previous_text_column: str | None = field(
+        default=None, metadata={"help": "Column with what was said before the recording, to learn prompts."}
+    )
     language: str | None = field(default=None, metadata={"help": "Language of the transcripts, such as 'en' or 'hi'."})
     normalizer: str = field(
         default="basic", metadata={"help": f"How transcripts are written: one of {', '.join(NORMALIZERS)}."}
@@ -122,10 +138,21 @@ class DataArguments:
                 raise ValueError(f"{option} must be at least 1; got {value}")
         if not 0 <= self.max_broken_share <= 1:
             raise ValueError(f"--max_broken_share must be a share from 0 to 1; got {self.max_broken_share:g}")
-        roles = (self.audio_column, self.text_column, self.speaker_column, self.id_column, self.duration_column)
+        roles = (self.audio_column, self.text_column, *self.optional_columns.values(), self.duration_column)
         named = [column for column in roles if column is not None]
         if len(set(named)) < len(named):
             raise ValueError(f"each column can have one role; got {', '.join(named)}")
+
+    @property
+    def optional_columns(self) -> dict[str, str | None]:
+        """The column that was named for each standard name which not every dataset has."""
+        return {
+            "speaker": self.speaker_column,
+            "id": self.id_column,
+            "language": self.language_column,
+            "segments": self.segments_column,
+            "previous_text": self.previous_text_column,
+        }
 
 
 def load_splits(arguments: DataArguments) -> dict[str, Dataset | IterableDataset]:
@@ -394,8 +421,9 @@ def _undecoded(stream: IterableDataset) -> tuple[IterableDataset, Features | Non
 def _columns(arguments: DataArguments, features: Features, place: str) -> dict[str, str]:
     """Columns to keep and their standard names, checked to exist and to hold audio and text."""
     columns = {arguments.audio_column: "audio", arguments.text_column: "text"}
-    for standard, named in (("speaker", arguments.speaker_column), ("id", arguments.id_column)):
-        if named is not None or (standard in features and standard not in columns):
+    for standard, named in arguments.optional_columns.items():
+        found = standard in ("speaker", "id") and standard in features and standard not in columns
+        if named is not None or found:
             columns[named or standard] = standard
     if arguments.duration_column is not None and arguments.streaming:
         columns[arguments.duration_column] = "seconds"
@@ -410,6 +438,11 @@ def _columns(arguments: DataArguments, features: Features, place: str) -> dict[s
             f"column {arguments.audio_column!r} of {place} holds {audio}, not audio (an Audio column, encoded bytes, "
             f"paths, or both as {{bytes, path}}); set --audio_column; its columns: {kinds}"
         )
+    if "segments" in columns.values() and not _holds_segments(features[arguments.segments_column]):
+        raise ValueError(
+            f"column {arguments.segments_column!r} of {place} holds {features[arguments.segments_column]}, not lists "
+            "of {start, end, text}; set or leave out --segments_column"
+        )
     seconds = features[arguments.duration_column] if "seconds" in columns.values() else Value("float64")
     if not (isinstance(seconds, Value) and re.match("u?int|float", seconds.dtype)):
         raise ValueError(
@@ -422,6 +455,11 @@ def _columns(arguments: DataArguments, features: Features, place: str) -> dict[s
             f'are transcripts of digits write them as strings, in a .jsonl {{"text": "007"}}; its columns: {kinds}'
         )
     return columns
+
+
+def _holds_segments(feature: Any) -> bool:
+    parts = feature[0] if isinstance(feature, list) else getattr(feature, "feature", None)
+    return isinstance(parts, dict) and {"start", "end", "text"} <= parts.keys()
 
 
 def _holds_audio(feature: Any) -> bool:
@@ -453,6 +491,11 @@ def _standard_stream(rows: IterableDataset, columns: dict[str, str], folder: Pat
         features["speaker"] = string
     if "seconds" in columns.values():
         features["seconds"] = Value("float64")
+    for standard in ("language", "previous_text"):
+        if standard in columns.values():
+            features[standard] = string
+    if "segments" in columns.values():
+        features["segments"] = [{"start": Value("float64"), "end": Value("float64"), "text": string}]
     return rows.map(_StreamedRow(columns, folder), remove_columns=list(columns), features=features)
 
 
@@ -579,6 +622,8 @@ class RowCheck:
         min_seconds, max_seconds: the shortest and the longest recording used, both inclusive.
         min_frames: output frames that a normalised text needs; for CTC its labels plus their repeats.
         num_frames: output frames that the model gives for a number of samples. Without these two every label fits.
+        num_tokens: decoder positions that a row with this normalised text takes.
+        max_tokens: decoder positions that there are. Without these two every text fits.
     """
 
     sample_rate: int = 16_000
@@ -587,12 +632,14 @@ class RowCheck:
     max_seconds: float = 20.0
     min_frames: Callable[[str], int] | None = None
     num_frames: Callable[[int], int] | None = None
+    num_tokens: Callable[[Mapping[str, Any], str], int] | None = None
+    max_tokens: int | None = None
 
     def __call__(self, row: Mapping[str, Any]) -> CheckedRow:
         """The verdict on a row."""
         text = self.normalized(row["text"])
         reason, num_samples = AudioProbe(self.sample_rate).measure(row["audio"])
-        return CheckedRow(reason or self.refusal(text, num_samples), num_samples / self.sample_rate, text)
+        return CheckedRow(reason or self.refusal(row, text, num_samples), num_samples / self.sample_rate, text)
 
     def measure(self, row: Mapping[str, Any]) -> float:
         """Seconds of a row by its column `seconds`, else by its audio's header; SkipRow if it cannot be used.
@@ -600,7 +647,7 @@ class RowCheck:
         What only decoding shows (a damaged file, samples that are not finite) is left to `decode`.
         """
         seconds = header_seconds(row)
-        reason = self.refusal(self.normalized(row["text"]), round(seconds * self.sample_rate))
+        reason = self.refusal(row, self.normalized(row["text"]), round(seconds * self.sample_rate))
         if reason is not None:
             raise SkipRow(reason)
         return seconds
@@ -615,7 +662,7 @@ class RowCheck:
             samples = load_audio(row["audio"] or NO_AUDIO, self.sample_rate, seconds=self.max_seconds + 1)
         except AudioError as error:
             raise SkipRow(error.reason) from error
-        reason = self.refusal(text, len(samples))
+        reason = self.refusal(row, text, len(samples))
         if reason is not None:
             raise SkipRow(reason)
         return samples, text
@@ -624,7 +671,7 @@ class RowCheck:
         """The transcript as it is learned and scored; "" for a missing one."""
         return normalize(text or "", self.normalizer)
 
-    def refusal(self, text: str, num_samples: int) -> str | None:
+    def refusal(self, row: Mapping[str, Any], text: str, num_samples: int) -> str | None:
         """The reason not to use readable audio of this length with this normalised text, or None."""
         seconds = num_samples / self.sample_rate
         if seconds < self.min_seconds:
@@ -635,6 +682,8 @@ class RowCheck:
             return "empty transcript"
         if self.min_frames and self.num_frames and self.num_frames(num_samples) < self.min_frames(text):
             return "label longer than its frames"
+        if self.num_tokens and self.max_tokens is not None and self.num_tokens(row, text) > self.max_tokens:
+            return "transcript longer than the decoder"
         return None
 
 
@@ -678,13 +727,14 @@ def check_rows(dataset: Dataset, row_check: RowCheck, num_proc: int | None = Non
     )
     counts = SkipCounts()
     texts = [row_check.normalized(text) for text in dataset["text"]]
+    facts = dataset.remove_columns("audio")
     seconds: list[float] = []
     usable: list[int] = []
-    for index, (text, found) in enumerate(zip(texts, probed, strict=True)):
+    for index, (text, found, row) in enumerate(zip(texts, probed, facts, strict=True)):
         reason, num_samples = found["reason"], found["num_samples"]
         if reason is not None:
             reason, num_samples = AudioProbe(row_check.sample_rate).measure(dataset[index]["audio"])
-        reason = reason or row_check.refusal(text, num_samples)
+        reason = reason or row_check.refusal(row, text, num_samples)
         seconds.append(num_samples / row_check.sample_rate)
         counts.add(reason)
         if reason is None:
@@ -705,6 +755,10 @@ def no_usable_rows(counts: "SkipCounts", row_check: RowCheck) -> ValueError:
         remedy = f"raise --max_seconds (now {row_check.max_seconds:g})"
     elif reason == "empty transcript":
         remedy = f"check --text_column and --normalizer (now {row_check.normalizer!r})"
+    elif reason == "transcript longer than the decoder":
+        remedy = (
+            f"cut recordings and texts into shorter pieces (the decoder holds {row_check.max_tokens} tokens)"
+        )
     elif reason == "label longer than its frames":
         remedy = "check that transcripts belong to their recordings, or take a model with more frames per second"
     else:

@@ -105,7 +105,7 @@ class SplitMeasures:
             self.note(clip)
             clip_numbers = (0.0, 0.0, 0, 0.0, bytes(SHAPE_SIZE))
         else:
-            if reason := self.check.refusal(text, round(clip.seconds * self.check.sample_rate)):
+            if reason := self.check.refusal(row, text, round(clip.seconds * self.check.sample_rate)):
                 rate = len(text) / clip.seconds if clip.seconds else 0.0
                 self.note(reason, f"{clip.seconds:.2f} s, {rate:.0f} characters a second: {text}")
             clip_numbers = self._add_clip(clip, text)

@@ -1,5 +1,6 @@
 """Rows become examples in the data loader's workers: decode, augment, extract features; nothing is written to disk."""
 
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import timedelta
@@ -10,14 +11,17 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from tqdm import tqdm
-from transformers import ProcessorMixin
+from transformers import ProcessorMixin, WhisperFeatureExtractor
 
-from hfaudio.audio.augment import Augment
+from hfaudio.audio.augment import UNCHANGED, Augment
 from hfaudio.data.datasets import RowCheck, SkipRow
 from hfaudio.data.sampler import BucketSampler
 from hfaudio.data.stream import AudioStream
 
 Example = dict[str, Any]
+
+
+Targets = Callable[..., Any]  # (row, text, *, epoch, timing) -> an object with `decoder_input_ids` and `labels`
 
 
 @dataclass(frozen=True)
@@ -26,22 +30,44 @@ class ExampleEncoder:
 
     The random numbers of an augmentation come from (seed, epoch, id of the row), so that an example does not depend
     on the number of workers or ranks, nor on where a run was resumed.
+
+    Args:
+        targets: `hfaudio.processing.targets` for a decoder, which makes `decoder_input_ids` beside the labels;
+            without it labels are the tokens of the text, for CTC.
+        min_seconds: silence is appended to shorter clips. A Whisper that was never trained on short windows repeats
+            itself in them: on clips of 1 to 8 s whisper-tiny.en looped in a quarter of them without silence behind,
+            in none with a window of 8 s or more.
     """
 
     processor: ProcessorMixin
     augment: Augment | None = None
+    targets: Targets | None = None
+    min_seconds: float = 0.0
 
-    def __call__(self, samples: np.ndarray, text: str, *, epoch: int, example_id: str) -> Example:
-        extractor = self.processor.feature_extractor
+    def __call__(self, samples: np.ndarray, text: str, row: Mapping[str, Any], *, epoch: int) -> Example:
+        extractor, timing = self.processor.feature_extractor, UNCHANGED
         if self.augment:
-            samples = self.augment.waveform(samples, epoch, example_id)
-        inputs = extractor(samples, sampling_rate=extractor.sampling_rate, return_tensors="np")
+            samples = self.augment.waveform(samples, epoch, row["id"])
+            timing = self.augment.timing(epoch, row["id"])
+        samples = np.pad(samples, (0, max(0, round(self.min_seconds * extractor.sampling_rate) - len(samples))))
+        # Whisper's extractor alone fills up to 30 s where it is not told otherwise.
+        options = {"padding": False} if isinstance(extractor, WhisperFeatureExtractor) else {}
+        inputs = extractor(samples, sampling_rate=extractor.sampling_rate, return_tensors="np", **options)
         example = {name: inputs[name][0] for name in extractor.model_input_names if name in inputs}
         name = extractor.model_input_names[0]
-        # Features (T, D) are masked here; models on waveforms mask their hidden states themselves (mask_time_prob).
+        # Features are masked here; models on waveforms mask their hidden states themselves (mask_time_prob).
         if self.augment and example[name].ndim == 2:
-            example[name] = self.augment.features(example[name], epoch, example_id)
-        return example | {"labels": self.processor.tokenizer(text).input_ids}
+            masked = self.augment.features(time_first(example[name], extractor), epoch, row["id"])
+            example[name] = time_first(masked, extractor)
+        if self.targets is None:
+            return example | {"labels": self.processor.tokenizer(text).input_ids}
+        target = self.targets(row, text, epoch=epoch, timing=timing)
+        return example | {"decoder_input_ids": target.decoder_input_ids, "labels": target.labels}
+
+
+def time_first(features: np.ndarray, extractor: Any) -> np.ndarray:
+    """Features (T, D) of an example, or those back again: Whisper's extractor gives (n_mels, T), all others (T, D)."""
+    return features.T if isinstance(extractor, WhisperFeatureExtractor) else features
 
 
 class SpeechExamples(torch.utils.data.Dataset):
@@ -53,7 +79,13 @@ class SpeechExamples(torch.utils.data.Dataset):
     """
 
     def __init__(
-        self, rows: datasets.Dataset, row_check: RowCheck, encoder: ExampleEncoder, *, keep_seconds: float = 0
+        self,
+        rows: datasets.Dataset,
+        row_check: RowCheck,
+        encoder: ExampleEncoder,
+        *,
+        keep_seconds: float = 0,
+        mixture: Any = None,
     ) -> None:
         self.rows = rows
         self.row_check = row_check
@@ -67,8 +99,7 @@ class SpeechExamples(torch.utils.data.Dataset):
                 clips = list(tqdm(decoded, total=len(rows), desc="decoding audio"))
             self.ends = np.cumsum([len(clip) for clip in clips])
             self.kept = torch.from_numpy(np.concatenate(clips)).share_memory_()
-            self.texts: list[str] = list(rows["text"])
-            self.ids: list[str] = list(rows["id"])
+            self.facts = rows.remove_columns("audio")
 
     def set_epoch(self, epoch: int) -> None:
         """Other random augmentations in another epoch."""
@@ -81,10 +112,10 @@ class SpeechExamples(torch.utils.data.Dataset):
         if self.kept is None:
             row = self.rows[index]
             samples, text = self._decode(row)
-            return self.encoder(samples, text, epoch=self.epoch, example_id=row["id"])
+            return self.encoder(samples, text, row, epoch=self.epoch)
         start = self.ends[index - 1] if index else 0
-        samples = self.kept[start : self.ends[index]].numpy()
-        return self.encoder(samples, self.texts[index], epoch=self.epoch, example_id=self.ids[index])
+        samples, row = self.kept[start : self.ends[index]].numpy(), self.facts[index]
+        return self.encoder(samples, row["text"], row, epoch=self.epoch)
 
     def batches(
         self,
@@ -151,7 +182,7 @@ class SpeechStream(torch.utils.data.Dataset):
             samples, text = self.row_check.decode(row)
         except SkipRow as skip:
             return skip
-        return self.encoder(samples, text, epoch=self.epoch, example_id=row["id"])
+        return self.encoder(samples, text, row, epoch=self.epoch)
 
     def batches(
         self,
@@ -180,3 +211,15 @@ class SpeechStream(torch.utils.data.Dataset):
             step_multiple=step_multiple,
             max_broken_share=self.max_broken_share,
         )
+
+
+def by_length(rows: datasets.Dataset) -> datasets.Dataset:
+    """Checked rows from the shortest to the longest: batches without padding, the longest at the end."""
+    return rows.select(np.argsort(rows["seconds"], kind="stable"))
+
+
+def random_rows(rows: datasets.Dataset, count: int, seed: int) -> datasets.Dataset:
+    """At most so many rows, the same ones for a seed, in the order of the data."""
+    if count >= len(rows):
+        return rows
+    return rows.select(np.sort(np.random.default_rng(seed).choice(len(rows), count, replace=False)))

@@ -1,10 +1,12 @@
 """`metrics.json` and the table of worst utterances, which model cards and readers start from."""
 
 import json
+import math
 import platform
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,31 @@ from typing import Any
 from hfaudio.metrics.error_rate import ErrorRate, ErrorTally, Measure, Utterance
 
 MEASURES: tuple[Measure, ...] = ("wer", "cer", "mer")
-VERSIONED = ("hfaudio", "torch", "transformers", "datasets", "accelerate", "numpy")
+VERSIONED = ("hfaudio", "torch", "transformers", "datasets", "accelerate", "peft", "numpy")
+
+
+@dataclass(frozen=True)
+class Share:
+    """`count` of `n` cases, and the ends of the 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+    n: int
+    count: int
+
+
+def share(count: int, n: int) -> Share:
+    """The share of `count` in `n` with the interval of Wilson 1927 (doi:10.1080/01621459.1927.10502953).
+
+    Unlike the normal approximation it has a width at 0 of n. ValueError for n = 0.
+    """
+    if not 0 <= count <= n or n == 0:
+        raise ValueError(f"a share needs at least one case and at most as many hits, got {count} of {n}")
+    z, p = 1.959963984540054, count / n  # of the normal distribution, 97.5 %
+    middle, half = p + z * z / (2 * n), z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+    low, high = ((middle + sign * half) / (1 + z * z / n) for sign in (-1, 1))
+    return Share(p, max(0.0, low) if count else 0.0, min(1.0, high) if count < n else 1.0, n, count)
 
 
 def command_line() -> str:
@@ -33,8 +59,10 @@ def split_rates(tally: ErrorTally, split: str, variant: str, *, seed: int) -> di
     return rates
 
 
-def result_entry(rate: ErrorRate) -> dict[str, float | int]:
-    """One metric as `metrics.json` holds it: value, 95 % interval, utterances and edit counts."""
+def result_entry(rate: ErrorRate | Share) -> dict[str, float | int]:
+    """One metric as `metrics.json` holds it: value, 95 % interval, cases, and what they were counted from."""
+    if isinstance(rate, Share):
+        return asdict(rate)
     counts = rate.counts
     return {
         "value": rate.value,
@@ -49,7 +77,7 @@ def result_entry(rate: ErrorRate) -> dict[str, float | int]:
 
 
 def write_results(
-    path: Path, metrics: Mapping[str, ErrorRate], *, seed: int, seconds: float, command: str, **facts: Any
+    path: Path, metrics: Mapping[str, ErrorRate | Share], *, seed: int, seconds: float, command: str, **facts: Any
 ) -> dict[str, Any]:
     """Write `{"metrics", "seed", "versions", "command", "seconds", ...facts}` as JSON and return it."""
     results = {

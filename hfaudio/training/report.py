@@ -12,14 +12,14 @@ import matplotlib.pyplot as plt
 
 from hfaudio.decoding.tune import Tuning
 from hfaudio.metrics.error_rate import ErrorRate, Utterance
-from hfaudio.metrics.results import command_line, error_table, write_results
+from hfaudio.metrics.results import Share, command_line, error_table, write_results
 
 logger = logging.getLogger(__name__)
 
 
 def write_report(
     folder: Path,
-    metrics: Mapping[str, ErrorRate],
+    metrics: Mapping[str, ErrorRate | Share],
     *,
     worst: Sequence[Utterance],
     log_history: Sequence[dict[str, float]],
@@ -45,7 +45,7 @@ def plot_history(log_history: Sequence[dict[str, float]], path: Path) -> None:
         points = [(entry["step"], entry[name]) for entry in log_history if name in entry]
         if points:
             axis.plot(*zip(*points, strict=True), label=label, marker="." if len(points) < 40 else None)
-    left.set(xlabel="step", ylabel="CTC loss per label", yscale="log")
+    left.set(xlabel="step", ylabel="loss per label", yscale="log")
     right.set(xlabel="step", ylabel="rate", ylim=(0, None))
     for axis in (left, right):
         axis.grid(alpha=0.3)

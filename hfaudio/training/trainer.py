@@ -1,4 +1,4 @@
-"""`transformers.Trainer` for CTC: buckets by duration, ids instead of logits, padded frames that stay silent."""
+"""`transformers.Trainer` for audio: buckets by duration, places in streams; and what CTC needs beside that."""
 
 import math
 from collections.abc import Callable
@@ -15,27 +15,20 @@ from hfaudio.training.callbacks import DataPlace, LastStepCallback
 from hfaudio.training.scoring import CTCScorer
 
 
-class CTCTrainer(Trainer):
-    """Trains and scores any model whose `forward(input..., attention_mask, labels)` returns a loss and CTC logits.
+class AudioTrainer(Trainer):
+    """Training input for any of our models.
 
     Overridden because transformers 5.23
-    - multiplies the loss by the number of micro-batches and ranks for forwards with `**kwargs`
-      (huggingface/transformers#47688), unless the model says `accepts_loss_kwargs = False`;
     - groups lengths only for a `datasets.Dataset`, and then reorders evaluation, too; has no budget of seconds;
     - resumes a stream by reading it again from its beginning, and wrongly if it is shuffled;
-    - knows streams only by a number of steps;
-    - keeps (frames x vocabulary) logits where argmax ids are enough.
+    - knows streams only by a number of steps.
     """
 
-    def __init__(self, *, model: PreTrainedModel, processor: ProcessorMixin, scorer: CTCScorer, **kwargs: Any) -> None:
-        model.accepts_loss_kwargs = False  # type: ignore[assignment]
+    def __init__(self, *, scorer: Any, processor: ProcessorMixin, **kwargs: Any) -> None:
         self.scorer = scorer
-        self.blank_share: Tensor | None = None
-        # wav2vec2-base and its like (group norm) were trained without a mask and change their mind when given one.
-        self.passes_mask = processor.feature_extractor.return_attention_mask
         args: TrainingArguments = kwargs["args"]
         args.ignore_data_skip = True  # the place in the data is loaded, not counted up to
-        super().__init__(model=model, processing_class=processor, compute_metrics=scorer, **kwargs)  # type: ignore[arg-type]
+        super().__init__(processing_class=processor, compute_metrics=scorer, **kwargs)
         self.data_place = DataPlace()
         self.add_callback(self.data_place)
         self.add_callback(LastStepCallback())
@@ -88,6 +81,35 @@ class CTCTrainer(Trainer):
     def _get_eval_sampler(self, eval_dataset: Any) -> SequentialSampler:
         return SequentialSampler(eval_dataset)  # the scorer reads speakers in this order
 
+    def evaluate(self, eval_dataset: Any = None, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """Metrics of a dataset; the counts behind them stay in `scorer.tally` until the next call."""
+        dataset: Any = self.eval_dataset if eval_dataset is None else eval_dataset
+        self.scorer.start(dataset)
+        return super().evaluate(eval_dataset, *args, **kwargs)
+
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        """As transformers', with the audio, padding and skipped rows so far by the loss."""
+        if "loss" in logs and self.data_place.loader is not None:
+            logs |= self.data_place.loader.progress()
+        super().log(logs, *args, **kwargs)
+
+
+class CTCTrainer(AudioTrainer):
+    """Trains and scores any model whose `forward(input..., attention_mask, labels)` returns a loss and CTC logits.
+
+    Overridden because transformers 5.23
+    - multiplies the loss by the number of micro-batches and ranks for forwards with `**kwargs`
+      (huggingface/transformers#47688), unless the model says `accepts_loss_kwargs = False`;
+    - keeps (frames x vocabulary) logits where argmax ids are enough.
+    """
+
+    def __init__(self, *, model: PreTrainedModel, processor: ProcessorMixin, scorer: CTCScorer, **kwargs: Any) -> None:
+        model.accepts_loss_kwargs = False  # type: ignore[assignment]
+        self.blank_share: Tensor | None = None
+        # wav2vec2-base and its like (group norm) were trained without a mask and change their mind when given one.
+        self.passes_mask = processor.feature_extractor.return_attention_mask
+        super().__init__(model=model, processor=processor, scorer=scorer, **kwargs)
+
     def compute_loss(
         self,
         model: torch.nn.Module,
@@ -123,18 +145,10 @@ class CTCTrainer(Trainer):
             return outputs.loss.detach().mean(), (ids, outputs.logits.float().log_softmax(-1).half()), inputs["labels"]
         return outputs.loss.detach().mean(), ids, inputs["labels"]
 
-    def evaluate(self, eval_dataset: Any = None, *args: Any, **kwargs: Any) -> dict[str, float]:
-        """Metrics of a dataset; the counts behind them stay in `scorer.tally` until the next call."""
-        dataset: Any = self.eval_dataset if eval_dataset is None else eval_dataset
-        self.scorer.start(dataset)
-        return super().evaluate(eval_dataset, *args, **kwargs)
-
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
-        """As transformers', with the share of blanks, the audio, padding and skipped rows so far by the loss."""
+        """As of every model, with the share of blanks."""
         if "loss" in logs and self.blank_share is not None:
             logs["blank_share"] = round(self.blank_share.item(), 4)
-        if "loss" in logs and self.data_place.loader is not None:
-            logs |= self.data_place.loader.progress()
         super().log(logs, *args, **kwargs)
 
     def _model_inputs(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:

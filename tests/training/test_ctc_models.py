@@ -70,7 +70,7 @@ def test_any_folder_gets_a_new_head_and_trains_on_a_padded_batch(name: str, tmp_
     processor = Wav2Vec2Processor(extractor, tokenizer)
     rng = np.random.default_rng(0)
     clips = [rng.normal(0, 0.1, n).astype(np.float32) for n in (16_000, 24_000)]
-    examples = [ExampleEncoder(processor)(clip, "xyz", epoch=0, example_id="0") for clip in clips]
+    examples = [ExampleEncoder(processor)(clip, "xyz", {"id": "0"}, epoch=0) for clip in clips]
     loss = model(**CTCCollator(processor)(examples)).loss
     loss.backward()
     assert torch.isfinite(loss)
