@@ -18,16 +18,6 @@ from pathlib import Path
 from typing import Any
 
 from datasets import IterableDataset
-from hfaudio.training.adapters import (
-    AdapterArguments,
-    GradientCheck,
-    add_adapter,
-    quantization_config,
-    save_trained,
-    trainable_table,
-)
-from hfaudio.training.forgetting import ForgettingArguments, ForgettingReport, measure, open_probes
-from hfaudio.training.regularize import PullToStart
 from transformers import set_seed
 
 from hfaudio.audio.augment import Augment, AugmentArguments
@@ -36,8 +26,19 @@ from hfaudio.data.datasets import DataArguments, RowCheck, check_rows, known_row
 from hfaudio.data.examples import ExampleEncoder, SpeechExamples, SpeechStream, by_length, random_rows
 from hfaudio.metrics.results import split_rates
 from hfaudio.models.seq2seq import decoder_positions
+from hfaudio.training.adapters import (
+    AdapterArguments,
+    GradientCheck,
+    add_adapter,
+    quantization_config,
+    save_trained,
+    trainable_table,
+    training_facts,
+)
 from hfaudio.training.arguments import AudioTrainingArguments, parse_arguments
+from hfaudio.training.forgetting import ForgettingArguments, ForgettingReport, ask, open_probes
 from hfaudio.training.mixing import MixingArguments, check_mixing, mix_languages, mix_replay
+from hfaudio.training.regularize import PullToStart
 from hfaudio.training.report import write_report
 from hfaudio.training.seq2seq_models import Seq2SeqModelArguments, build_targets, longest_clip, open_seq2seq
 from hfaudio.training.seq2seq_trainer import GenerationScorer, SpeechSeq2SeqTrainer
@@ -57,6 +58,10 @@ class Seq2SeqTrainingArguments(AudioTrainingArguments):
     l2_to_start: float = field(default=0.0, metadata={"help": "Pull all weights to where they started (L2-SP)."})
 
 
+def default_learning_rate(model: str, adapter: str) -> float:
+    return 1e-3 if model == "new" or adapter != "none" else 1e-5
+
+
 ARGUMENTS = (
     DataArguments,
     MixingArguments,
@@ -74,7 +79,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
         *ARGUMENTS, argv=argv
     )
     logging.basicConfig(level=logging.INFO if args.process_index == 0 else logging.WARNING)
-    args.learning_rate = args.learning_rate or (1e-5 if adapter_args.adapter == "none" else 1e-3)
+    args.learning_rate = args.learning_rate or default_learning_rate(model_args.model, adapter_args.adapter)
     check_mixing(mixing_args, data_args)
     set_seed(args.seed)
 
@@ -129,30 +134,34 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
             logger.info("replayed: %s", counts)
             skipped["replay"] = counts.by_reason
         examples[name] = SpeechExamples(rows, check, trained_on, keep_seconds=data_args.keep_seconds, mixture=mixture)
-    subset_rows = random_rows(examples["validation"].rows, args.generate_examples, args.seed)
-    subset = SpeechExamples(subset_rows, check, scored_on)
+    collator = Seq2SeqCollator(processor, processor.tokenizer.pad_token_id)
+    chosen = by_length(random_rows(examples["validation"].rows, args.generate_examples, args.seed))
 
-    # What the model can do before it is tuned on this.
+    # What the model can do before it is tuned on this; nothing, if it is new.
     is_main = args.process_index == 0
-    probes = open_probes(forgetting_args, examples["validation"].rows, check, seed=args.seed) if is_main else []
-    before = measure(model, processor, probes, normalizer=model_args.score_normalizer, device=args.device)
+    asked = {"normalizer": model_args.score_normalizer, "generate_kwargs": questions.generate_kwargs}
+    probes = []
+    if is_main and model_args.model != "new":
+        has_times = model.config.model_type == "whisper"
+        probes = open_probes(forgetting_args, examples["validation"].rows, check, has_times=has_times, seed=args.seed)
+    before = ask(model.to(args.device), processor, probes, **asked)
 
     # Training
     pull = [PullToStart(model, args.l2_to_start)] if args.l2_to_start else []
     model = add_adapter(model, adapter_args)
-    logger.info("%s", trainable_table(model))
+    logger.info("what is trained:\n%s", trainable_table(model))
     scorer = GenerationScorer(processor.tokenizer, model_args.score_normalizer)
     trainer = SpeechSeq2SeqTrainer(
         model=model,
         args=args,
         processor=processor,
         scorer=scorer,
-        subset=subset,
+        subset=SpeechExamples(chosen, check, scored_on),
         prompt_length=questions.prompt_length,
         generate_every=args.generate_every,
         train_dataset=examples["train"],
         eval_dataset=examples["validation"],
-        data_collator=Seq2SeqCollator(processor, processor.tokenizer.pad_token_id),
+        data_collator=collator,
         callbacks=[GradientCheck(), *pull],
     )
     trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
@@ -161,6 +170,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
 
     # Results of the best checkpoint on whole splits, and what it has unlearned.
     output_dir = Path(args.output_dir)
+    save_trained(trainer, adapter_args, processor, output_dir, collator([examples["validation"][0]]))
     metrics: dict[str, Any] = {}
     for name in ("validation", "test"):
         if name in examples:
@@ -168,11 +178,10 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
             worst = scorer.tally.worst(50)
             metrics |= split_rates(scorer.tally, name, "generate", seed=args.seed)
             metrics |= {f"{name}/{kind}": share for kind, share in scorer.hallucinations.shares().items()}
-    save_trained(trainer, adapter_args, processor, output_dir)
     if not is_main:
         return {}
-    after = measure(trainer.model, processor, probes, normalizer=model_args.score_normalizer, device=args.device)
-    forgetting = ForgettingReport(before, after)
+    after = ask(trainer.model, processor, probes, **asked)
+    forgetting = ForgettingReport(before, after, normalizer=model_args.score_normalizer, seed=args.seed)
     (output_dir / "forgetting.md").write_text(forgetting.table(), encoding="utf-8")
     return write_report(
         output_dir,
@@ -184,6 +193,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
         processes=args.world_size,
         language=data_args.language,
         skipped=skipped,
+        **training_facts(trainer.model),
     )
 
 

@@ -756,9 +756,7 @@ def no_usable_rows(counts: "SkipCounts", row_check: RowCheck) -> ValueError:
     elif reason == "empty transcript":
         remedy = f"check --text_column and --normalizer (now {row_check.normalizer!r})"
     elif reason == "transcript longer than the decoder":
-        remedy = (
-            f"cut recordings and texts into shorter pieces (the decoder holds {row_check.max_tokens} tokens)"
-        )
+        remedy = f"cut recordings and texts into shorter pieces (the decoder holds {row_check.max_tokens} tokens)"
     elif reason == "label longer than its frames":
         remedy = "check that transcripts belong to their recordings, or take a model with more frames per second"
     else:

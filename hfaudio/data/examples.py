@@ -15,6 +15,7 @@ from transformers import ProcessorMixin, WhisperFeatureExtractor
 
 from hfaudio.audio.augment import UNCHANGED, Augment
 from hfaudio.data.datasets import RowCheck, SkipRow
+from hfaudio.data.mixture import Mixture
 from hfaudio.data.sampler import BucketSampler
 from hfaudio.data.stream import AudioStream
 
@@ -76,6 +77,7 @@ class SpeechExamples(torch.utils.data.Dataset):
     Args:
         keep_seconds: a dataset of at most so much audio is decoded once and kept in memory (64 kB a second), which
             workers share. Decoding Opus takes twice the time of augmenting it.
+        mixture: which rows an epoch of training has, and how often.
     """
 
     def __init__(
@@ -85,11 +87,12 @@ class SpeechExamples(torch.utils.data.Dataset):
         encoder: ExampleEncoder,
         *,
         keep_seconds: float = 0,
-        mixture: Any = None,
+        mixture: Mixture | None = None,
     ) -> None:
         self.rows = rows
         self.row_check = row_check
         self.encoder = encoder
+        self.mixture = mixture
         self.epoch = 0
         self.seconds: list[float] = list(rows["seconds"])
         self.kept: torch.Tensor | None = None  # all samples in a row; a tensor, as workers get it without a copy
@@ -128,7 +131,14 @@ class SpeechExamples(torch.utils.data.Dataset):
     ) -> BucketSampler:
         """What one rank trains on."""
         return BucketSampler(
-            self.seconds, max_seconds, max_examples, num_replicas, rank, seed, step_multiple=step_multiple
+            self.seconds,
+            max_seconds,
+            max_examples,
+            num_replicas,
+            rank,
+            seed,
+            step_multiple=step_multiple,
+            mixture=self.mixture,
         )
 
     def _decode(self, row: dict[str, Any]) -> tuple[np.ndarray, str]:

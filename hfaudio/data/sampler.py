@@ -15,6 +15,7 @@ from hfaudio.data.buckets import (
     plan_steps,
     split_to_multiple,
 )
+from hfaudio.data.mixture import Mixture
 from hfaudio.data.stream import StreamCounts
 
 
@@ -31,6 +32,7 @@ class BucketSampler:
         num_replicas, rank: how many processes train together, and which of them this is.
         seed: of the order; each epoch has another one.
         step_multiple: the number of steps of an epoch is a multiple of this, for gradient accumulation.
+        mixture: which rows come in an epoch and how often; by default each of them once.
     """
 
     def __init__(
@@ -43,9 +45,11 @@ class BucketSampler:
         seed: int = 0,
         *,
         step_multiple: int = 1,
+        mixture: Mixture | None = None,
     ) -> None:
         self.seconds = np.asarray(seconds, dtype=np.float64)
-        self.num_rows = len(self.seconds)
+        self.mixture = mixture
+        self.num_rows = len(self.seconds) if mixture is None else mixture.num_rows  # of an epoch
         self.limits = BatchLimits(max_seconds, max_examples)
         self.num_replicas = num_replicas
         self.rank = rank
@@ -102,6 +106,7 @@ class BucketSampler:
     def _settings(self) -> dict[str, Any]:
         return {
             "rows": self.num_rows,
+            "mixture": None if self.mixture is None else self.mixture.digest,
             "seconds": round(float(self.seconds.sum()), 3),
             "seed": self.seed,
             "num_replicas": self.num_replicas,
@@ -112,12 +117,14 @@ class BucketSampler:
 
     def _plan(self) -> tuple[list[Batches], int]:
         rng = np.random.default_rng([self.seed, self.epoch])
-        steps, left = plan_steps(self.seconds, None, self.edges, self.limits, self.num_replicas, rng)
-        more, dropped = plan_last_steps(left, self.seconds, self.limits, self.num_replicas)
+        rows = np.arange(len(self.seconds)) if self.mixture is None else self.mixture.rows(self.epoch)
+        seconds = self.seconds[rows]
+        steps, left = plan_steps(seconds, None, self.edges, self.limits, self.num_replicas, rng)
+        more, dropped = plan_last_steps(left, seconds, self.limits, self.num_replicas)
         steps += more
         rng.shuffle(steps)  # type: ignore[arg-type]  # a list is shuffled in place
-        steps = longest_first(split_to_multiple(steps, 0, self.step_multiple), self.seconds)
-        return steps, len(dropped)
+        steps = longest_first(split_to_multiple(steps, 0, self.step_multiple), seconds)
+        return [[rows[batch] for batch in step] for step in steps], len(dropped)
 
     def __iter__(self) -> Iterator[list[int]]:
         steps, dropped = self._plan()

@@ -70,6 +70,11 @@ class PlainTargets:
             ids = ids[1:]
         return ids if ids and ids[-1] == self.end_id else [*ids, self.end_id]
 
+    @property
+    def generate_kwargs(self) -> dict[str, Any]:
+        """What `pipeline()` must be told beside the audio: nothing."""
+        return {}
+
     def length(self, row: Mapping[str, Any], text: str) -> int:
         """Decoder positions that a text takes."""
         return self.prompt_length + len(self.answer(text)) - 1
@@ -145,6 +150,11 @@ class WhisperTargets:
             ids = self._text(previous, language)
             prompt = [self.previous_id, *ids[max(0, len(ids) - room) :], *prompt] if room > 0 else prompt
         return shifted(prompt, answer)
+
+    @property
+    def generate_kwargs(self) -> dict[str, Any]:
+        """What `pipeline()` must be told beside the audio: language and task of a multilingual model."""
+        return {"language": self.language, "task": self.task} if self.multilingual else {}
 
     def length(self, row: Mapping[str, Any], text: str) -> int:
         """Decoder positions that a row's text takes at most, with times if they may be learned."""
