@@ -54,7 +54,7 @@ class Seq2SeqTrainingArguments(AudioTrainingArguments):
     metric_for_best_model: str | None = field(default="wer", metadata={"help": "What the best checkpoint is by."})
     greater_is_better: bool | None = field(default=False, metadata={"help": "False for error rates."})
     generate_every: int = field(default=1, metadata={"help": "Write texts at every n-th evaluation, else only loss."})
-    generate_examples: int = field(default=200, metadata={"help": "Validation clips that texts are written for."})
+    watch_examples: int = field(default=200, metadata={"help": "Validation clips that are evaluated on the way."})
     l2_to_start: float = field(default=0.0, metadata={"help": "Pull all weights to where they started (L2-SP)."})
 
 
@@ -135,7 +135,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
             skipped["replay"] = counts.by_reason
         examples[name] = SpeechExamples(rows, check, trained_on, keep_seconds=data_args.keep_seconds, mixture=mixture)
     collator = Seq2SeqCollator(processor, processor.tokenizer.pad_token_id)
-    chosen = by_length(random_rows(examples["validation"].rows, args.generate_examples, args.seed))
+    watched = by_length(random_rows(examples["validation"].rows, args.watch_examples, args.seed))
 
     # What the model can do before it is tuned on this; nothing, if it is new.
     is_main = args.process_index == 0
@@ -156,11 +156,10 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
         args=args,
         processor=processor,
         scorer=scorer,
-        subset=SpeechExamples(chosen, check, scored_on),
         prompt_length=questions.prompt_length,
         generate_every=args.generate_every,
         train_dataset=examples["train"],
-        eval_dataset=examples["validation"],
+        eval_dataset=SpeechExamples(watched, check, scored_on),
         data_collator=collator,
         callbacks=[GradientCheck(), *pull],
     )

@@ -66,8 +66,9 @@ class GenerationScorer:
 class SpeechSeq2SeqTrainer(AudioTrainer):
     """Trains any model that takes audio, `decoder_input_ids` and gives logits (B, U, V).
 
-    `evaluate()` during training is a teacher-forced loss on the whole evaluation set; every `generate_every`-th time
-    texts are generated for the `subset`, too. `evaluate(dataset)` generates for all of it.
+    `evaluate()` during training is a teacher-forced loss on `eval_dataset`, which should be a small, fixed part of the
+    validation split, sorted by length; every `generate_every`-th time texts are generated, too. `evaluate(dataset)`
+    generates for all of a split.
 
     Not transformers' `Seq2SeqTrainer`, whose one addition is an evaluation that always generates for everything.
     The loss is summed over tokens and divided by the tokens of the whole step (all micro-batches and ranks), so that
@@ -75,7 +76,6 @@ class SpeechSeq2SeqTrainer(AudioTrainer):
     (huggingface/transformers#47688).
 
     Args:
-        subset: what texts are generated for during training, sorted by length so that batches are even.
         prompt_length: tokens at the start of `decoder_input_ids` that generation is given.
     """
 
@@ -85,13 +85,11 @@ class SpeechSeq2SeqTrainer(AudioTrainer):
         model: PreTrainedModel | PeftModel,
         processor: ProcessorMixin,
         scorer: GenerationScorer,
-        subset: SpeechExamples,
         prompt_length: int,
         generate_every: int = 1,
         **kwargs: Any,
     ) -> None:
         model.accepts_loss_kwargs = False  # type: ignore[assignment]
-        self.subset = subset
         self.prompt_length = prompt_length
         self.generate_every = generate_every
         self._generates = True
@@ -106,7 +104,7 @@ class SpeechSeq2SeqTrainer(AudioTrainer):
     def evaluate(
         self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
     ) -> dict[str, float]:
-        """Loss, and where it is time texts, of the evaluation set; texts of a dataset that is given."""
+        """Loss, and where it is time texts, of the evaluation set; only texts of a dataset that is given."""
         if eval_dataset is not None:
             self._generates = True
             return super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
@@ -114,7 +112,7 @@ class SpeechSeq2SeqTrainer(AudioTrainer):
         metrics = super().evaluate(None, ignore_keys, metric_key_prefix)
         if self.is_time_to_generate():
             self._generates = True
-            metrics |= super().evaluate(self.subset, ignore_keys, metric_key_prefix)
+            metrics |= super().evaluate(None, ignore_keys, metric_key_prefix)
         return metrics
 
     def is_time_to_generate(self) -> bool:
