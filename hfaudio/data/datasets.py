@@ -19,6 +19,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets import Audio, Dataset, Features, IterableDataset, Value, concatenate_datasets, load_dataset
+from datasets.distributed import split_dataset_by_node
 from huggingface_hub import DatasetCard
 
 from hfaudio.audio.io import AudioError, audio_info, load_audio, stream_audio
@@ -192,6 +193,17 @@ def load_split(arguments: DataArguments, split: str) -> Dataset | IterableDatase
     return _as_stream(rows) if arguments.streaming else rows
 
 
+def load_unlabelled(arguments: DataArguments, split: str) -> Dataset | IterableDataset:
+    """As `load_split`, of recordings that need no transcripts: without the column `text`."""
+    rows = _standard_split(arguments, _open(arguments), split, labelled=False)
+    return _as_stream(rows) if arguments.streaming else rows
+
+
+def own_rows(rows: Dataset | IterableDataset, rank: int, ranks: int) -> Dataset | IterableDataset:
+    """The rows of one of several processes, in their order: whole shards of a stream where these divide evenly."""
+    return split_dataset_by_node(rows, rank, ranks) if ranks > 1 else rows
+
+
 def load_each_split(
     arguments: DataArguments, splits: Sequence[str] | None = None
 ) -> dict[str, Dataset | IterableDataset]:
@@ -362,7 +374,9 @@ def _cannot_open(arguments: DataArguments, folder: Path | None, error: Exception
 # Rows with the standard columns
 
 
-def _standard_split(arguments: DataArguments, opened: _Opened, split: str) -> Dataset | IterableDataset:
+def _standard_split(
+    arguments: DataArguments, opened: _Opened, split: str, *, labelled: bool = True
+) -> Dataset | IterableDataset:
     place = f"split {split!r} of the dataset {arguments.dataset!r}"
     rows = _pick(arguments, opened.splits, split)
     if isinstance(rows, IterableDataset):
@@ -374,7 +388,7 @@ def _standard_split(arguments: DataArguments, opened: _Opened, split: str) -> Da
         features = rows.features if len(rows) else None
     if features is None:
         raise ValueError(f"{place} is empty; choose another one")
-    columns = _columns(arguments, features, place)
+    columns = _columns(arguments, features, place, labelled=labelled)
     rows = rows.select_columns(list(columns))
     if isinstance(rows, IterableDataset):
         return _standard_stream(rows, columns, opened.folder)
@@ -418,9 +432,9 @@ def _undecoded(stream: IterableDataset) -> tuple[IterableDataset, Features | Non
     return stream, stream.features or Features.from_arrow_schema(pa.Table.from_pylist([first]).schema)
 
 
-def _columns(arguments: DataArguments, features: Features, place: str) -> dict[str, str]:
-    """Columns to keep and their standard names, checked to exist and to hold audio and text."""
-    columns = {arguments.audio_column: "audio", arguments.text_column: "text"}
+def _columns(arguments: DataArguments, features: Features, place: str, *, labelled: bool = True) -> dict[str, str]:
+    """Columns to keep and their standard names, checked to exist and to hold audio and (if `labelled`) text."""
+    columns = {arguments.audio_column: "audio"} | ({arguments.text_column: "text"} if labelled else {})
     for standard, named in arguments.optional_columns.items():
         found = standard in ("speaker", "id") and standard in features and standard not in columns
         if named is not None or found:
@@ -431,7 +445,8 @@ def _columns(arguments: DataArguments, features: Features, place: str) -> dict[s
         if column not in features:
             option = "--duration_column" if standard == "seconds" else f"--{standard}_column"
             raise ValueError(f"{place} has no column {column!r}, it has: {', '.join(features)}; set {option}")
-    audio, text = features[arguments.audio_column], features[arguments.text_column]
+    audio = features[arguments.audio_column]
+    text = features[arguments.text_column] if labelled else Value("string")
     kinds = ", ".join(f"{name}: {feature}" for name, feature in features.items())
     if not _holds_audio(audio):
         raise ValueError(
@@ -486,7 +501,9 @@ def _standard_table(rows: Dataset, folder: Path | None) -> Dataset:
 
 def _standard_stream(rows: IterableDataset, columns: dict[str, str], folder: Path | None) -> IterableDataset:
     string = Value("string")
-    features = Features({"audio": Audio(decode=False), "text": string, "id": string})
+    features = Features({"audio": Audio(decode=False), "id": string})
+    if "text" in columns.values():
+        features["text"] = string
     if "speaker" in columns.values():
         features["speaker"] = string
     if "seconds" in columns.values():

@@ -83,26 +83,31 @@ def generate(
     max_new_tokens: int | None = None,
     num_beams: int = 1,
     with_log_probs: bool = False,
+    static_cache: bool | None = None,
     synced_gpus: bool = False,
 ) -> Generated:
     """One window of audio to tokens, greedily or by beam search, from a decoder prompt (B, P).
 
     Whisper's own `generate` searches languages, slides over windows and falls back to sampling; this is the one pass
-    inside of it, for clips that are known to fit, and takes cropped clips. On an accelerator the cache has a fixed
-    size: no memory is allocated in the loop and the step can be compiled.
+    inside of it, for clips that are known to fit, and takes cropped clips.
 
     Args:
         inputs: of the encoder, `input_features` (B, n_mels, T) or `input_values` with `attention_mask`.
         max_new_tokens: by default as many as the decoder has positions for.
+        static_cache: of a fixed size, so that no memory is allocated in the loop; by default on accelerators (on a
+            CPU attending to the empty places costs more).
+        synced_gpus: go on until all ranks are done, where each of them holds a part of the weights.
     """
+    if static_cache is None:
+        static_cache = prompt.device.type != "cpu" and num_beams == 1
     start, room = prompt.shape[1], decoder_positions(model) - prompt.shape[1]
     config: GenerationConfig = copy.deepcopy(model.generation_config)
     config.update(
-        max_length=None,
-        max_new_tokens=min(room, max_new_tokens or room),
+        max_length=start + min(room, max_new_tokens or room),
+        max_new_tokens=None,
         num_beams=num_beams,
         do_sample=False,
-        cache_implementation="static" if prompt.device.type != "cpu" and num_beams == 1 else None,
+        cache_implementation="static" if static_cache else None,
         return_dict_in_generate=True,
         output_scores=with_log_probs,
     )

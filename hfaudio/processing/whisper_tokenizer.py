@@ -39,7 +39,14 @@ def build_whisper_tokenizer(texts: Iterable[str], vocab_size: int) -> WhisperTok
     trainer = trainers.BpeTrainer(vocab_size=vocab_size, initial_alphabet=alphabet, show_progress=False)
     learner.train_from_iterator((f" {text.strip()}" for text in texts), trainer)
     vocabulary = learner.get_vocab()
-    for token in (END, *(f"<|{name}|>" for name in (*CONTROL, *TIMES))):
+    control = [f"<|{name}|>" for name in CONTROL]
+    for token in (END, *control, *(f"<|{name}|>" for name in TIMES)):
         vocabulary[token] = len(vocabulary)
     merges = json.loads(learner.to_str())["model"]["merges"]  # told in the saved form only
-    return WhisperTokenizer(vocab=vocabulary, merges=[tuple(merge) for merge in merges], pad_token=END)
+    # Special: left out of texts, and the tokens behind the last of them are times to transformers.
+    return WhisperTokenizer(
+        vocab=vocabulary,
+        merges=[tuple(merge) for merge in merges],
+        pad_token=END,
+        additional_special_tokens=control,
+    )
