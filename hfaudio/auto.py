@@ -5,6 +5,7 @@ Afterwards `AutoConfig`, `AutoModelForCTC`, `AutoModelForCausalLM`, `AutoFeature
 language model that a CTC model's folder holds. It costs the import of torch and transformers.
 """
 
+import functools
 from typing import Any
 
 from transformers import (
@@ -14,9 +15,12 @@ from transformers import (
     AutoModelForCTC,
     AutoProcessor,
     PretrainedConfig,
+    Wav2Vec2ForCTC,
     Wav2Vec2Processor,
 )
+from transformers.integrations.peft import PeftAdapterMixin
 from transformers.pipelines import PIPELINE_REGISTRY
+from transformers.utils import find_adapter_config_file
 
 from hfaudio.models import (
     LstmCTCConfig,
@@ -61,3 +65,17 @@ class InstalledPipelines:
 
 
 PretrainedConfig.custom_pipelines = InstalledPipelines()  # type: ignore[attr-defined]
+
+# `Wav2Vec2ForCTC.load_adapter(language)` opens a language adapter of MMS and hides PEFT's method of the same name,
+# which transformers 5.23 calls for a folder with adapter_config.json: `pipeline()` fails on every LoRA of a wav2vec2.
+_load_language = Wav2Vec2ForCTC.load_adapter
+
+
+@functools.wraps(_load_language)
+def _load_adapter(self: Any, target_lang: Any, *args: Any, **kwargs: Any) -> Any:
+    if find_adapter_config_file(str(target_lang)) is not None:
+        return PeftAdapterMixin.load_adapter(self, target_lang, *args, **kwargs)
+    return _load_language(self, target_lang, *args, **kwargs)
+
+
+Wav2Vec2ForCTC.load_adapter = _load_adapter  # type: ignore[assignment]

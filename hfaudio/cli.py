@@ -29,6 +29,20 @@ DATA_OPTIONS: dict[str, dict[str, Any]] = {
     "streaming": {"action": "store_true", "help": "read the split as a stream, without preparing it on disk"},
 }
 
+# Options of `hfaudio transcribe` that are fields of `LongFormSettings`, for models that generate.
+LONG_FORM_OPTIONS: dict[str, dict[str, Any]] = {
+    "way": {"choices": ("sequential", "chunked"), "help": "Whisper window by window, or windows in batches"},
+    "vad": {"action": "store_true", "help": "leave out what is no speech; needs hfaudio[vad]"},
+    "language": {"help": "of a multilingual Whisper (detected)"},
+    "task": {"choices": ("transcribe", "translate"), "help": "of a multilingual Whisper (transcribe)"},
+    "temperatures": {"type": float, "nargs": "+", "help": "tried in turn on texts that fail (0 0.2 0.4 0.6 0.8 1)"},
+    "compression_ratio_threshold": {"type": float, "help": "texts that repeat themselves more fail (1.35)"},
+    "logprob_threshold": {"type": float, "help": "texts that are less probable fail (-1)"},
+    "no_speech_threshold": {"type": float, "help": "failed windows more probably without speech are empty (0.6)"},
+    "condition_on_previous_text": {"action": "store_true", "help": "give each window the text before it"},
+    "seed": {"type": int, "help": "of the sampling at temperatures above 0 (0)"},
+}
+
 # Those of `hfaudio doctor`, which reads all splits and limits rows itself.
 DOCTOR_OPTIONS: dict[str, dict[str, Any]] = {
     **{name: option for name, option in DATA_OPTIONS.items() if name != "max_eval_examples"},
@@ -65,7 +79,9 @@ def build_parser() -> argparse.ArgumentParser:
     command.add_argument("--hotwords", nargs="+", metavar="PHRASE", help="words or phrases that are likely to occur")
     command.add_argument("--chunk_seconds", type=float, default=20.0, help="what a CTC model reads at once (20)")
     command.add_argument("--stride_seconds", type=float, default=3.0, help="context at both ends of a chunk (3)")
-    command.add_argument("--batch_size", type=int, default=4, help="chunks of a CTC model read together (4)")
+    command.add_argument("--batch_size", type=int, default=4, help="chunks or windows read together (4)")
+    for name, option in LONG_FORM_OPTIONS.items():
+        command.add_argument(f"--{name}", default=argparse.SUPPRESS, **option)
 
     command = commands.add_parser("align", help="when the words of a known text are spoken")
     command.set_defaults(run=run_align)
@@ -202,8 +218,12 @@ def run_transcribe(arguments: argparse.Namespace) -> int:
 
     quiet_transformers()
     from hfaudio.audio.io import AudioError
+    from hfaudio.inference.long_form import LongFormSettings
     from hfaudio.inference.transcribe import Transcriber
 
+    given = {name: getattr(arguments, name) for name in LONG_FORM_OPTIONS if hasattr(arguments, name)}
+    if "temperatures" in given:
+        given["temperatures"] = tuple(given["temperatures"])
     transcriber = Transcriber(
         arguments.model,
         device=arguments.device,
@@ -213,6 +233,7 @@ def run_transcribe(arguments: argparse.Namespace) -> int:
         chunk_seconds=arguments.chunk_seconds,
         stride_seconds=arguments.stride_seconds,
         batch_size=arguments.batch_size,
+        long_form=LongFormSettings(**given, batch_size=arguments.batch_size) if given else None,
     )
     failures = 0
     for file, output in zip(files, outputs, strict=True):
@@ -231,15 +252,16 @@ def run_transcribe(arguments: argparse.Namespace) -> int:
 
 def rendered(transcript: Any, output_format: str) -> str:
     """A `Transcript` in one of FORMATS."""
-    from hfaudio.inference.subtitles import segments, to_json, to_srt, to_txt, to_vtt
+    from hfaudio.inference.subtitles import segment_words, segments, to_json, to_srt, to_txt, to_vtt
 
     if output_format == "txt":
         return to_txt(transcript)
     if output_format == "json":
         return to_json(transcript)
-    if transcript.text and not transcript.words:
+    words = transcript.words or segment_words(transcript)
+    if transcript.text and not words:
         raise ValueError(f"this model gives no times, so no {output_format}; use --format txt or json")
-    subtitles = segments(transcript.words)
+    subtitles = segments(words)
     return to_srt(subtitles) if output_format == "srt" else to_vtt(subtitles)
 
 

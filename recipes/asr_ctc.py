@@ -33,9 +33,18 @@ from hfaudio.models.frames import FrameCount
 from hfaudio.processing.language_model import remove_language_model
 from hfaudio.processing.remote_code import carry_code
 from hfaudio.processing.tokenizer import LabelFrames, ctc_labels
+from hfaudio.training.adapters import (
+    AdapterArguments,
+    GradientCheck,
+    add_adapter,
+    quantization_config,
+    save_trained,
+    trainable_table,
+    training_facts,
+)
 from hfaudio.training.arguments import AudioTrainingArguments, parse_arguments
 from hfaudio.training.callbacks import CTCMonitor
-from hfaudio.training.ctc_models import ModelArguments, build_model, build_tokenizer, duration_limits
+from hfaudio.training.ctc_models import ModelArguments, build_model, build_tokenizer, duration_limits, head_names
 from hfaudio.training.language_model import LanguageModelArguments, LMDecoding, build_lm
 from hfaudio.training.report import write_report
 from hfaudio.training.scoring import CTCScorer
@@ -53,12 +62,19 @@ class CTCTrainingArguments(AudioTrainingArguments):
     greater_is_better: bool | None = field(default=False, metadata={"help": "False for error rates."})
 
 
-ARGUMENTS = (DataArguments, ModelArguments, AugmentArguments, LanguageModelArguments, CTCTrainingArguments)
+ARGUMENTS = (
+    DataArguments,
+    ModelArguments,
+    AdapterArguments,
+    AugmentArguments,
+    LanguageModelArguments,
+    CTCTrainingArguments,
+)
 
 
 def main(argv: list[str] | None = None) -> dict[str, Any]:
     start = time.time()
-    data_args, model_args, augment_args, lm_args, args = parse_arguments(*ARGUMENTS, argv=argv)
+    data_args, model_args, adapter_args, augment_args, lm_args, args = parse_arguments(*ARGUMENTS, argv=argv)
     logging.basicConfig(level=logging.INFO if args.process_index == 0 else logging.WARNING)
     args.learning_rate = args.learning_rate or (3e-3 if model_args.model == "lstm" else 1e-4)
     set_seed(args.seed)
@@ -71,7 +87,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     tokenizer = build_tokenizer(model_args, texts)
 
     # Model and processor
-    model, extractor = build_model(model_args, tokenizer, data_args.normalizer)
+    model, extractor = build_model(model_args, tokenizer, data_args.normalizer, quantization_config(adapter_args))
     processor = Wav2Vec2Processor(extractor, tokenizer)
 
     # Examples: rows that cannot be used are skipped and counted; workers decode, augment and extract features.
@@ -118,7 +134,9 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
         lm = build_lm(lm_args, texts, data_args.normalizer)
         decoding = LMDecoding(lm_args, lm, scorer, seed=args.seed, device=str(args.device))
 
-    # Training
+    # Training: all weights, or an adapter and the head if that is new.
+    model = add_adapter(model, adapter_args, () if model_args.keep_vocabulary else head_names(model))
+    logger.info("what is trained:\n%s", trainable_table(model))
     trainer = CTCTrainer(
         model=model,
         args=args,
@@ -127,7 +145,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
         train_dataset=examples["train"],
         eval_dataset=examples["validation"],
         data_collator=CTCCollator(processor),
-        callbacks=[CTCMonitor()],
+        callbacks=[CTCMonitor(), GradientCheck()],
     )
     trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
 
@@ -136,7 +154,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
         logger.info("train, over all epochs: %s", trainer.data_place.loader.progress())
 
     # Results of the best checkpoint: greedy, and with an n-gram language model whose weights are tuned on validation.
-    trainer.save_model()
+    save_trained(trainer, adapter_args, processor, output_dir, CTCCollator(processor)([examples["validation"][0]]))
     if is_main and decoding is None:
         remove_language_model(output_dir)
     scorer.keep_log_probs = lm_args.lm != "none"
@@ -167,6 +185,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
         processes=args.world_size,
         language=data_args.language,
         skipped=skipped,
+        **training_facts(trainer.model),
         **(decoding.facts if decoding else {}),
     )
 

@@ -6,10 +6,12 @@ Limits are those of broadcasters' guides (BBC, Netflix): two lines of 42 charact
 import dataclasses
 import json
 import math
+import re
 import textwrap
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, pairwise
+from typing import Any
 
 from hfaudio.decoding.greedy import Word
 from hfaudio.inference.transcribe import Transcript
@@ -27,6 +29,17 @@ class Segment:
     start: float
     end: float
     words: tuple[Word, ...]
+
+
+def segment_words(transcript: Transcript) -> tuple[Word, ...]:
+    """Words of a transcript of which only segments have times: these are shared out by characters."""
+    words = []
+    for segment in transcript.segments:
+        seconds_each = (segment.end - segment.start) / max(1, len(segment.text))
+        for match in re.finditer(r"\S+", segment.text):
+            start, end = (segment.start + place * seconds_each for place in match.span())
+            words.append(Word(match[0], start, end, math.nan))
+    return tuple(words)
 
 
 def segments(
@@ -83,7 +96,10 @@ def to_txt(transcript: Transcript) -> str:
 
 
 def to_json(transcript: Transcript) -> str:
-    """`{"text", "seconds", "words": [{"text", "start", "end", "confidence"}]}`, null for an unknown confidence."""
+    """`{"text", "seconds", "words": [{"text", "start", "end", "confidence"}]}`, null for an unknown confidence.
+
+    Of a model that generates with "segments": [{"text", "start", "end"}].
+    """
     words = [
         {
             "text": word.text,
@@ -93,7 +109,12 @@ def to_json(transcript: Transcript) -> str:
         }
         for word in transcript.words
     ]
-    content = {"text": transcript.text, "seconds": round(transcript.seconds, 3), "words": words}
+    content: dict[str, Any] = {"text": transcript.text, "seconds": round(transcript.seconds, 3), "words": words}
+    if transcript.segments:
+        content["segments"] = [
+            {"text": segment.text, "start": round(segment.start, 3), "end": round(segment.end, 3)}
+            for segment in transcript.segments
+        ]
     return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
 
 

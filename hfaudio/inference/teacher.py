@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from peft import PeftConfig
 from transformers import AutoModelForCTC, AutoModelForSpeechSeq2Seq, AutoProcessor
 
 import hfaudio.auto  # noqa: F401, folders of our own models open below
@@ -74,7 +73,7 @@ class Teacher:
         batch_size: int = 16,
         trust_remote_code: bool = False,
     ) -> None:
-        config = load_config(base_of(model), trust_remote_code=trust_remote_code)
+        config = load_config(model, trust_remote_code=trust_remote_code)
         self.is_ctc = is_ctc(config)
         opener: Any = AutoModelForCTC if self.is_ctc else AutoModelForSpeechSeq2Seq
         self.model = opener.from_pretrained(model, dtype=torch.float32, trust_remote_code=trust_remote_code).eval()
@@ -156,11 +155,3 @@ class Teacher:
             tokens, *_ = collapse(best.argmax(1), blank)
             pairs.append((label_text(tokens, self.labels), float(best.max(1).mean())))
         return pairs
-
-
-def base_of(model: str | os.PathLike[str]) -> str | os.PathLike[str]:
-    """The base that an adapter names, or the model itself."""
-    try:
-        return PeftConfig.from_pretrained(os.fspath(model)).base_model_name_or_path or model
-    except ValueError:  # PEFT's answer to a folder or id without adapter_config.json
-        return model

@@ -11,10 +11,11 @@ Chunks begin on whole logit frames, so for a model whose context is shorter than
 pass over the whole recording. What sees the whole clip (attention, LSTM layers, features normalised per clip) sees
 the chunk instead: an approximation, and often the better one, as such models were trained on clips of that length.
 
-Other models (Whisper and its like) go through transformers' own pipeline.
+Models that generate (Whisper and its like) are in `hfaudio.inference.long_form`.
 """
 
 import dataclasses
+import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -29,18 +30,20 @@ from transformers import (
     AutoConfig,
     AutoFeatureExtractor,
     AutoModelForCTC,
+    AutoModelForSpeechSeq2Seq,
+    AutoProcessor,
     AutoTokenizer,
-    Pipeline,
     PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
-    pipeline,
 )
+from transformers.utils import find_adapter_config_file
 
 import hfaudio.auto  # noqa: F401, folders of our own models open below
-from hfaudio.audio.io import Source, audio_info, load_audio, stream_audio
+from hfaudio.audio.io import Source, audio_info, stream_audio
 from hfaudio.decoding.beam import BeamSearchDecoder
 from hfaudio.decoding.greedy import GreedyPath, Word, greedy_path, words_with_times
+from hfaudio.inference.long_form import LongFormRecognizer, LongFormSettings, TimedText
 from hfaudio.models.frames import FrameCount, logit_lengths
 from hfaudio.processing.language_model import find_language_model, open_decoder
 from hfaudio.processing.tokenizer import ctc_labels
@@ -52,11 +55,15 @@ BAR_DELAY = 2.0  # seconds of work before a progress bar appears
 
 @dataclass(frozen=True)
 class Transcript:
-    """What was said in a recording of `seconds`; `words` is empty where the model cannot place them in time."""
+    """What was said in a recording of `seconds`; `words` is empty where the model cannot place them in time.
+
+    `segments` are what a model that generates has set times for; a CTC model has none but those of its words.
+    """
 
     text: str
     words: tuple[Word, ...]
     seconds: float
+    segments: tuple[TimedText, ...] = ()
 
 
 def transcribe(model: "str | os.PathLike[str] | Transcriber", source: Source, **options: Any) -> Transcript:
@@ -86,6 +93,7 @@ class Transcriber:
         batch_size: chunks in one forward pass of a CTC model. Results do not depend on it: chunks are of one length,
             and the last, shorter one goes alone, so nothing is ever padded.
         progress: show a bar for recordings that take more than some seconds.
+        long_form: of a model that generates; `LongFormSettings` tells all there is to set.
     """
 
     def __init__(
@@ -101,11 +109,14 @@ class Transcriber:
         stride_seconds: float = 3.0,
         batch_size: int = 4,
         progress: bool = True,
+        long_form: LongFormSettings | None = None,
     ) -> None:
         config = load_config(model, trust_remote_code=trust_remote_code)
         device = choose_device(device)
         options: dict[str, Any] = {"dtype": dtype, "trust_remote_code": trust_remote_code}
-        self._recognizer: CTCRecognizer | PipelineRecognizer
+        self._recognizer: CTCRecognizer | GeneratingRecognizer
+        if is_ctc(config) and long_form is not None:
+            raise ValueError("long_form is for models that generate; a CTC model reads chunks (chunk_seconds)")
         if is_ctc(config):
             tokenizer = AutoTokenizer.from_pretrained(model, trust_remote_code=trust_remote_code)
             folder = find_language_model(model) if language_model else None
@@ -125,8 +136,13 @@ class Transcriber:
         else:
             if hotwords is not None:
                 raise ValueError("hotwords are for CTC models with a language_model/; this model generates")
-            self._recognizer = PipelineRecognizer(
-                pipeline("automatic-speech-recognition", model=os.fspath(model), device=device, **options)
+            self._recognizer = GeneratingRecognizer(
+                LongFormRecognizer(
+                    AutoModelForSpeechSeq2Seq.from_pretrained(model, **options).to(device),
+                    AutoProcessor.from_pretrained(model, trust_remote_code=trust_remote_code),
+                    long_form or LongFormSettings(batch_size=batch_size),
+                    progress=progress,
+                )
             )
 
     def __call__(self, source: Source) -> Transcript:
@@ -151,7 +167,15 @@ class Transcriber:
 
 
 def load_config(model: str | os.PathLike[str], *, trust_remote_code: bool) -> PretrainedConfig:
-    """The config of a model folder or Hub id; ValueError if there is none."""
+    """The config of a model folder or Hub id, of an adapter that of its base; ValueError if there is none."""
+    adapter = find_adapter_config_file(os.fspath(model))
+    if adapter is not None and not Path(adapter).with_name("config.json").exists():
+        base = json.loads(Path(adapter).read_text(encoding="utf-8"))["base_model_name_or_path"]
+        config = load_config(base, trust_remote_code=trust_remote_code)
+        facts = Path(adapter).with_name("adapter_base.json")  # what hfaudio.training.adapters writes beside it
+        if facts.exists():
+            config.text_normalizer = json.loads(facts.read_text(encoding="utf-8"))["text_normalizer"]
+        return config
     if Path(model).is_dir() and not Path(model, "config.json").exists():
         raise ValueError(f"{os.fspath(model)} is no model folder: it has no config.json; give the folder that has")
     try:
@@ -284,33 +308,17 @@ class CTCRecognizer:
         return tqdm(total=seconds, unit="s", desc="transcribing", delay=BAR_DELAY, leave=False)
 
 
-class PipelineRecognizer:
-    """transformers' own pipeline on whole recordings, with word times from a Whisper that can give them."""
+class GeneratingRecognizer:
+    """The segments of a model that generates, as one transcript."""
 
-    def __init__(self, recognizer: Pipeline) -> None:
-        self.pipeline: Any = recognizer
-        self.timestamps: dict[str, Any] = {}
-        if recognizer.model.config.model_type == "whisper":
-            # Words are placed by the attention of some heads; which ones, stands in the generation config. Segment
-            # times (True) are what Whisper needs to go on after 30 s.
-            alignable = "alignment_heads" in recognizer.model.generation_config.to_dict()
-            self.timestamps = {"return_timestamps": "word" if alignable else True}
+    def __init__(self, recognizer: LongFormRecognizer) -> None:
+        self.recognizer = recognizer
 
     def __call__(self, source: Source) -> Transcript:
-        rate = self.pipeline.feature_extractor.sampling_rate
-        samples = load_audio(source, rate)
-        seconds = len(samples) / rate
-        output = self.pipeline({"raw": samples, "sampling_rate": rate}, **self.timestamps)
-        words: tuple[Word, ...] = ()
-        if self.timestamps == {"return_timestamps": "word"}:
-            words = tuple(_pipeline_word(chunk, seconds) for chunk in output["chunks"])
-        return Transcript(" ".join(output["text"].split()), words, seconds)
-
-
-def _pipeline_word(chunk: dict[str, Any], seconds: float) -> Word:
-    start, end = chunk["timestamp"]  # the last end is None where the recording stops within the word
-    end = seconds if end is None else min(float(end), seconds)
-    return Word(chunk["text"].strip(), min(float(start), end), end, confidence=float("nan"))
+        segments, seconds = self.recognizer(source)
+        text = " ".join(" ".join(segment.text for segment in segments).split())
+        words = tuple(word for segment in segments for word in segment.words)
+        return Transcript(text, words, seconds, tuple(segments))
 
 
 @dataclass(frozen=True, eq=False)

@@ -45,6 +45,8 @@ def carry_code(folder: Path) -> list[Path]:
     """
     modules: set[str] = set()
     config_path = folder / "config.json"
+    if not config_path.exists():  # a folder of an adapter alone, which opens with its base
+        return []
     config = json.loads(config_path.read_text(encoding="utf-8"))
     if config["model_type"] in MODEL_CODE:
         modules |= set_auto_map(config, MODEL_CODE[config["model_type"]])

@@ -82,7 +82,7 @@ class AdapterArguments:
     )
     adapter_language: str | None = field(default=None, metadata={"help": "Language code of an mms adapter ('deu')."})
     save_merged: bool = field(
-        default=False, metadata={"help": "Also save base and adapter as one model, in the folder merged/."}
+        default=True, metadata={"help": "Save base and adapter as one model, too; the adapter alone is in adapter/."}
     )
 
     def __post_init__(self) -> None:
@@ -93,7 +93,7 @@ class AdapterArguments:
         if not 0 <= self.adapter_dropout < 1:
             raise ValueError(f"--adapter_dropout must be at least 0 and below 1; got {self.adapter_dropout:g}")
         defaults = {f.name: f.default for f in fields(self)}
-        low_rank = ("adapter_rank", "adapter_alpha", "adapter_dropout", "adapter_targets", "save_merged")
+        low_rank = ("adapter_rank", "adapter_alpha", "adapter_dropout", "adapter_targets")
         for name in low_rank:
             if getattr(self, name) != defaults[name] and self.adapter not in LOW_RANK:
                 raise ValueError(f"--{name} is an option of {', '.join(LOW_RANK)}; leave it out or set --adapter lora")
@@ -201,9 +201,14 @@ def _add_mms(model: Any, args: AdapterArguments) -> PreTrainedModel:
 # What is trained
 
 
+def plain_model(model: Any) -> Any:
+    """The model in which an adapter sits, which computes with it, or the model itself."""
+    return model.get_base_model() if isinstance(model, PeftModel) else model
+
+
 def trainable_table(model: nn.Module) -> str:
     """Weights of each part, those that are trained, and megabytes for weights, gradients and AdamW's two averages."""
-    plain = model.get_base_model() if isinstance(model, PeftModel) else model
+    plain = plain_model(model)
     lines = [f"{'part':<24}{'weights':>14}{'trained':>14}{'share':>9}"]
     for name, part in _parts(plain):
         size, trained = _count(part), _count(part, trained=True)
@@ -299,6 +304,7 @@ def base_facts(model: Any) -> dict[str, Any]:
         "revision": commit_of(model),
         "model_type": config.model_type,
         "text_normalizer": config.to_dict().get("text_normalizer"),
+        "vocab_size": config.to_dict().get("vocab_size"),
         "vectors": {name: [len(weight), *weight.detach().float().cpu()[:4].tolist()] for name, weight in chosen},
     }
 
@@ -348,7 +354,10 @@ def save_merged(
 
 
 def save_trained(trainer: Any, args: AdapterArguments, processor: Any, folder: Path, example_inputs: Any) -> None:
-    """What was trained, in the form of its kind: the whole model, an adapter, and merged if asked for."""
+    """What was trained: a model that `pipeline()` opens in `folder`, and of low-rank kinds the adapter in adapter/.
+
+    A base in 4 bits is not merged, as that would round it anew: there is the adapter only.
+    """
     if args.adapter not in LOW_RANK:
         trainer.save_model(folder)
         processor.save_pretrained(folder)
@@ -356,9 +365,9 @@ def save_trained(trainer: Any, args: AdapterArguments, processor: Any, folder: P
         return
     model = trainer.accelerator.unwrap_model(trainer.model)
     if args.adapter in LOW_RANK:
-        save_adapter(model, folder, processor)
-        if args.save_merged:
-            save_merged(model, folder / "merged", processor, example_inputs)
+        save_adapter(model, folder / "adapter", processor)
+        if args.save_merged and args.adapter != "qlora":
+            save_merged(model, folder, processor, example_inputs)
     elif args.adapter == "bitfit":
         save_file(_trained_weights(model), folder / "bitfit.safetensors")
     elif args.adapter == "mms":
@@ -410,9 +419,15 @@ def _alike(a: Sequence[float], b: Sequence[float] | None) -> bool:
 
 
 def open_adapter(folder: str | Path, model_class: Any, **options: Any) -> PeftModel:
-    """An adapter with the base that it names; ValueError if that, or its revision, cannot be opened."""
+    """An adapter with the base that it names; ValueError if that, or its revision, cannot be opened.
+
+    A head that was made anew may have another size than that of the base: it is made again, and then filled.
+    """
     config = PeftConfig.from_pretrained(str(folder))
     name, revision = config.base_model_name_or_path, config.revision
+    if config.modules_to_save:
+        facts = json.loads(Path(folder, BASE_FILE).read_text(encoding="utf-8"))
+        options |= {"vocab_size": facts["vocab_size"], "ignore_mismatched_sizes": True}
     try:
         base = model_class.from_pretrained(name, revision=revision, **options)
     except OSError as error:

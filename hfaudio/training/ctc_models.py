@@ -76,7 +76,7 @@ def build_tokenizer(args: ModelArguments, texts: list[str]) -> PreTrainedTokeniz
 
 
 def build_model(
-    args: ModelArguments, tokenizer: PreTrainedTokenizerBase, normalizer: str
+    args: ModelArguments, tokenizer: PreTrainedTokenizerBase, normalizer: str, quantization: Any = None
 ) -> tuple[PreTrainedModel, Any]:
     """The model with a head for this tokenizer, and the feature extractor that goes with it.
 
@@ -87,7 +87,7 @@ def build_model(
         model, extractor = build_lstm(args, head)
     else:
         config = AutoConfig.from_pretrained(args.model)
-        model, extractor = open_model(args, config, head, normalizer)
+        model, extractor = open_model(args, config, head, normalizer, quantization)
     model.config.text_normalizer = normalizer
     if args.freeze_feature_encoder:
         if not hasattr(model, "freeze_feature_encoder"):
@@ -112,7 +112,7 @@ def build_lstm(args: ModelArguments, head: dict[str, Any]) -> tuple[PreTrainedMo
 
 
 def open_model(
-    args: ModelArguments, config: PretrainedConfig, head: dict[str, Any], normalizer: str
+    args: ModelArguments, config: PretrainedConfig, head: dict[str, Any], normalizer: str, quantization: Any
 ) -> tuple[PreTrainedModel, Any]:
     if config.model_type == "whisper":
         if args.keep_vocabulary:
@@ -123,12 +123,14 @@ def open_model(
     if args.keep_vocabulary and known.get("text_normalizer", normalizer) != normalizer:
         raise ValueError(f"{args.model} learned text as --normalizer {known['text_normalizer']} writes it; use that")
     # "mean": N equal micro-batches or ranks average to the joined batch. Ours know no other loss.
-    options = {"ctc_loss_reduction": "mean", "ctc_zero_infinity": True}
+    options: dict[str, Any] = {"ctc_loss_reduction": "mean", "ctc_zero_infinity": True}
     if args.mask_time_prob is not None:
         if "mask_time_prob" not in known:
             raise ValueError(f"--mask_time_prob: {config.model_type} does not mask inside the model; leave it out")
         options["mask_time_prob"] = args.mask_time_prob
     options = {name: value for name, value in options.items() if name in known}
+    if quantization is not None:
+        options["quantization_config"] = quantization
     if args.keep_vocabulary:
         model = AutoModelForCTC.from_pretrained(args.model, **options)
     else:
@@ -139,10 +141,15 @@ def open_model(
 
 def fresh_head(model: Any) -> None:
     """Draw the CTC head anew: of another vocabulary of the same size its weights would mean nothing."""
-    heads = [module for name, module in model.named_children() if name in ("lm_head", "ctc_head")]
-    if not heads:
+    names = head_names(model)
+    if not names:
         raise ValueError(f"{type(model).__name__} has no lm_head or ctc_head; is it a CTC model?")
-    heads[0].reset_parameters()
+    model.get_submodule(names[0]).reset_parameters()
+
+
+def head_names(model: PreTrainedModel) -> list[str]:
+    """Name of the layer behind which the labels stand."""
+    return [name for name, _ in model.named_children() if name in ("lm_head", "ctc_head")]
 
 
 def duration_limits(

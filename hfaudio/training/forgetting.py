@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import torch
 from datasets import Dataset
-from peft import PeftModel
 from tqdm import tqdm
 from transformers import pipeline
 
@@ -22,6 +21,7 @@ from hfaudio.metrics.error_rate import ErrorRate, paired_bootstrap, word_error_r
 from hfaudio.metrics.hallucination import is_loop
 from hfaudio.metrics.results import Share, share
 from hfaudio.text.normalize import normalize
+from hfaudio.training.adapters import plain_model
 
 logger = logging.getLogger(__name__)
 
@@ -158,7 +158,7 @@ def ask(
     model: Any, processor: Any, probes: Sequence[Probe], *, normalizer: str, generate_kwargs: dict[str, Any]
 ) -> list[Answer]:
     """The answers of a model, which may have adapters and be in the middle of a training, to all probes."""
-    plain = model.get_base_model() if isinstance(model, PeftModel) else model
+    plain = plain_model(model)
     was_training = plain.training
     plain.eval()
     recognizer: Any = pipeline(  # type: ignore[call-overload]

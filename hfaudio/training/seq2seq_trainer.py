@@ -14,6 +14,7 @@ from hfaudio.metrics.error_rate import ErrorTally
 from hfaudio.metrics.hallucination import HallucinationTally
 from hfaudio.models.seq2seq import generate
 from hfaudio.text.normalize import normalize
+from hfaudio.training.adapters import plain_model
 from hfaudio.training.trainer import AudioTrainer
 
 ENCODER_INPUTS = ("input_features", "input_values", "attention_mask")
@@ -89,7 +90,7 @@ class SpeechSeq2SeqTrainer(AudioTrainer):
         generate_every: int = 1,
         **kwargs: Any,
     ) -> None:
-        model.accepts_loss_kwargs = False  # type: ignore[assignment]
+        plain_model(model).accepts_loss_kwargs = False
         self.prompt_length = prompt_length
         self.generate_every = generate_every
         self._generates = True
@@ -135,8 +136,7 @@ class SpeechSeq2SeqTrainer(AudioTrainer):
         inputs = self._prepare_inputs(inputs)
         # Every rank generates for its own share; only where weights are sharded they must keep step.
         sharded = self.is_fsdp_enabled or self.is_deepspeed_enabled
-        plain: Any = self.accelerator.unwrap_model(self.model)
-        plain = plain.get_base_model() if isinstance(plain, PeftModel) else plain
+        plain = plain_model(self.accelerator.unwrap_model(self.model))
         with self.compute_loss_context_manager():
             generated = generate(
                 plain,

@@ -11,6 +11,7 @@ from transformers import PreTrainedModel, ProcessorMixin, Trainer, TrainingArgum
 
 from hfaudio.data.loader import BatchLoader
 from hfaudio.models.frames import logit_lengths
+from hfaudio.training.adapters import plain_model
 from hfaudio.training.callbacks import DataPlace, LastStepCallback
 from hfaudio.training.scoring import CTCScorer
 
@@ -104,7 +105,7 @@ class CTCTrainer(AudioTrainer):
     """
 
     def __init__(self, *, model: PreTrainedModel, processor: ProcessorMixin, scorer: CTCScorer, **kwargs: Any) -> None:
-        model.accepts_loss_kwargs = False  # type: ignore[assignment]
+        plain_model(model).accepts_loss_kwargs = False
         self.blank_share: Tensor | None = None
         # wav2vec2-base and its like (group norm) were trained without a mask and change their mind when given one.
         self.passes_mask = processor.feature_extractor.return_attention_mask
