@@ -2,7 +2,7 @@
 
     HFAUDIO_REAL=... python benchmarks/whisper_groups.py MODEL [MODEL ...] --windows 10 30 --sets read=FOLDER:test
 
-Each model is decoded greedily in windows of so many seconds (30 is Whisper's own), both sides written by the normaliser
+Each model decodes greedily in windows of so many seconds (30 is Whisper's own), both sides written by the normaliser
 "english", with 95 % intervals over speakers; the difference of each model to the first, and of each window to the
 last, is tested by a paired bootstrap. Prints a table and writes JSON (-o).
 """

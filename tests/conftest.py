@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import soundfile
+import torch
 
 LETTERS = "abcde"
 RATE = 16_000
@@ -70,3 +71,29 @@ def run_recipe() -> Callable[..., dict]:
     sys.modules["asr_ctc"] = recipe
     spec.loader.exec_module(recipe)
     return lambda *argv: recipe.main([str(argument) for argument in argv])
+
+
+@pytest.fixture(scope="session")
+def run_seq2seq() -> Callable[..., dict]:
+    """Runs recipes/asr_seq2seq.py in this process with command-line arguments; returns its results."""
+    file = Path(__file__).parents[1] / "recipes" / "asr_seq2seq.py"
+    spec = importlib.util.spec_from_file_location("asr_seq2seq", file)
+    recipe = importlib.util.module_from_spec(spec)
+    sys.modules["asr_seq2seq"] = recipe
+    spec.loader.exec_module(recipe)
+    return lambda *argv: recipe.main([str(argument) for argument in argv])
+
+
+@pytest.fixture(scope="session")
+def small_whisper(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with an untrained, English-only Whisper of one layer, whose tokenizer has the letters of the songs."""
+    from hfaudio.training.seq2seq_models import Seq2SeqModelArguments, new_whisper
+
+    torch.manual_seed(0)
+    sizes = {"d_model": 32, "encoder_layers": 1, "decoder_layers": 1, "dropout": 0.0, "vocab_size": 270}
+    model, processor = new_whisper(Seq2SeqModelArguments(**sizes), ["abc de", "cab bed"])
+    model.config.text_normalizer = "basic"
+    folder = tmp_path_factory.mktemp("small_whisper")
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return folder

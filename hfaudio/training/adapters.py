@@ -11,6 +11,7 @@ bitfit   biases (Ben Zaken et al. 2021, arXiv:2106.10199)          bitfit.safete
 """
 
 import copy
+import functools
 import importlib.util
 import json
 import logging
@@ -144,7 +145,11 @@ def add_adapter(model: PreTrainedModel, args: AdapterArguments, new_modules: Seq
         modules_to_save=list(new_modules) or None,
         revision=commit_of(model),
     )
-    return get_peft_model(model, config)
+    adapted: Any = get_peft_model(model, config)
+    # Where a head has another size than the base's, PEFT 0.21 wants to save the input embeddings as well, which speech
+    # encoders do not have: every checkpoint of a wav2vec2 with a new vocabulary would end in an error.
+    adapted.save_pretrained = functools.partial(adapted.save_pretrained, save_embedding_layers=False)
+    return adapted
 
 
 def targets_of(model: PreTrainedModel, given: Sequence[str] | None) -> list[str] | str:

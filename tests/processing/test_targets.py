@@ -46,10 +46,7 @@ def test_times_of_segments_move_with_the_augmentation(tokenizer):
     timing = Timing(before=0.5, after=0.2, speed=1.25)
     row = {"id": "a", "segments": SEGMENTS}
     target = targets(tokenizer, timestamp_probability=1.0, normalizer="basic")(row, "hello world", timing=timing)
-    assert (
-        spelled(tokenizer, target.labels)
-        == "..<|0.40|> hello<|1.20|><|1.36|> world<|2.32|><|endoftext|>"
-    )
+    assert spelled(tokenizer, target.labels) == "..<|0.40|> hello<|1.20|><|1.36|> world<|2.32|><|endoftext|>"
     assert "notimestamps" not in spelled(tokenizer, target.decoder_input_ids)
 
 
