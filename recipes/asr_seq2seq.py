@@ -57,6 +57,12 @@ class Seq2SeqTrainingArguments(AudioTrainingArguments):
     watch_examples: int = field(default=200, metadata={"help": "Validation clips that are evaluated on the way."})
     l2_to_start: float = field(default=0.0, metadata={"help": "Pull all weights to where they started (L2-SP)."})
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for option in ("generate_every", "watch_examples"):
+            if getattr(self, option) < 1:
+                raise ValueError(f"--{option} must be at least 1; got {getattr(self, option)}")
+
 
 def default_learning_rate(model: str, adapter: str) -> float:
     return 1e-3 if model == "new" or adapter != "none" else 1e-5
