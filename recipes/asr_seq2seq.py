@@ -24,7 +24,6 @@ from hfaudio.audio.augment import Augment, AugmentArguments
 from hfaudio.data.collate import Seq2SeqCollator
 from hfaudio.data.datasets import DataArguments, RowCheck, check_rows, known_rows, load_splits, training_texts
 from hfaudio.data.examples import ExampleEncoder, SpeechExamples, SpeechStream, by_length, random_rows
-from hfaudio.metrics.results import split_rates
 from hfaudio.models.seq2seq import decoder_positions
 from hfaudio.training.adapters import (
     AdapterArguments,
@@ -177,12 +176,12 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     output_dir = Path(args.output_dir)
     save_trained(trainer, adapter_args, processor, output_dir, collator([examples["validation"][0]]))
     metrics: dict[str, Any] = {}
+    facts = data_args.fact_columns or []
     for name in ("validation", "test"):
         if name in examples:
             trainer.evaluate(examples[name], metric_key_prefix=name)
             worst = scorer.tally.worst(50)
-            metrics |= split_rates(scorer.tally, name, "generate", seed=args.seed)
-            metrics |= {f"{name}/{kind}": share for kind, share in scorer.hallucinations.shares().items()}
+            metrics |= scorer.results(name, target=model_args.target, facts=facts, seed=args.seed)
     if not is_main:
         return {}
     after = ask(trainer.model, processor, probes, **asked)

@@ -96,6 +96,9 @@ class DataArguments:
     previous_text_column: str | None = field(
         default=None, metadata={"help": "Column with what was said before the recording, to learn prompts."}
     )
+    fact_columns: list[str] | None = field(
+        default=None, metadata={"help": "Columns with facts that captions should name (instrument, tempo, key)."}
+    )
     language: str | None = field(default=None, metadata={"help": "Language of the transcripts, such as 'en' or 'hi'."})
     normalizer: str = field(
         default="basic", metadata={"help": f"How transcripts are written: one of {', '.join(NORMALIZERS)}."}
@@ -140,7 +143,7 @@ class DataArguments:
         if not 0 <= self.max_broken_share <= 1:
             raise ValueError(f"--max_broken_share must be a share from 0 to 1; got {self.max_broken_share:g}")
         roles = (self.audio_column, self.text_column, *self.optional_columns.values(), self.duration_column)
-        named = [column for column in roles if column is not None]
+        named = [column for column in (*roles, *(self.fact_columns or [])) if column is not None]
         if len(set(named)) < len(named):
             raise ValueError(f"each column can have one role; got {', '.join(named)}")
 
@@ -439,11 +442,13 @@ def _columns(arguments: DataArguments, features: Features, place: str, *, labell
         found = standard in ("speaker", "id") and standard in features and standard not in columns
         if named is not None or found:
             columns[named or standard] = standard
+    columns |= {column: column for column in arguments.fact_columns or []}
     if arguments.duration_column is not None and arguments.streaming:
         columns[arguments.duration_column] = "seconds"
     for column, standard in columns.items():
         if column not in features:
-            option = "--duration_column" if standard == "seconds" else f"--{standard}_column"
+            option = "--fact_columns" if column in (arguments.fact_columns or []) else f"--{standard}_column"
+            option = "--duration_column" if standard == "seconds" else option
             raise ValueError(f"{place} has no column {column!r}, it has: {', '.join(features)}; set {option}")
     audio = features[arguments.audio_column]
     text = features[arguments.text_column] if labelled else Value("string")

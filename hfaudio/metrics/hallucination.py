@@ -44,7 +44,9 @@ def _repeated(
         for place in range(order, len(units)):
             run = run + 1 if units[place] == units[place - order] else 0
             if run == order * (needed - 1):
-                return units[place - order + 1 : place + 1]
+                ngram = units[place - order + 1 : place + 1]
+                if order == 1 or len(set(ngram)) > 1:  # "aa" four times is "a" eight times, too few of a single one
+                    return ngram
     return None
 
 
@@ -72,5 +74,9 @@ class HallucinationTally:
         self.empty += bool(reference) and not hypothesis
 
     def shares(self) -> dict[str, Share]:
-        """Share of the pairs under "loops", "run_on" (more than twice the words and 5 more) and "empty"."""
-        return {name: share(getattr(self, name), self.n) for name in ("loops", "run_on", "empty")}
+        """Share of the pairs under "loops", "run_on" (more than twice the words and 5 more) and "empty".
+
+        Texts without blanks count as one word: they never run on.
+        """
+        counts = {"loops": self.loops, "run_on": self.run_on, "empty": self.empty}
+        return {name: share(count, self.n) for name, count in counts.items()}

@@ -28,6 +28,19 @@ class Share:
     count: int
 
 
+@dataclass(frozen=True)
+class Mean:
+    """A score of `n` cases on its own scale (chrF and BLEU: 0 to 100), and the ends of its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+    n: int
+
+
+Result = ErrorRate | Share | Mean
+
+
 def share(count: int, n: int) -> Share:
     """The share of `count` in `n` with the interval of Wilson 1927 (doi:10.1080/01621459.1927.10502953).
 
@@ -59,16 +72,16 @@ def split_rates(tally: ErrorTally, split: str, variant: str, *, seed: int) -> di
     return rates
 
 
-def result_entry(rate: ErrorRate | Share) -> dict[str, float | int]:
+def result_entry(result: Result) -> dict[str, float | int]:
     """One metric as `metrics.json` holds it: value, 95 % interval, cases, and what they were counted from."""
-    if isinstance(rate, Share):
-        return asdict(rate)
-    counts = rate.counts
+    if not isinstance(result, ErrorRate):
+        return asdict(result)
+    counts = result.counts
     return {
-        "value": rate.value,
-        "low": rate.low,
-        "high": rate.high,
-        "n": rate.n,
+        "value": result.value,
+        "low": result.low,
+        "high": result.high,
+        "n": result.n,
         "substitutions": counts.substitutions,
         "deletions": counts.deletions,
         "insertions": counts.insertions,
@@ -76,12 +89,19 @@ def result_entry(rate: ErrorRate | Share) -> dict[str, float | int]:
     }
 
 
+def result_line(result: Result) -> str:
+    """Value, interval and cases for a log: rates and shares in percent, scores on their own scale."""
+    factor, unit = (1, "") if isinstance(result, Mean) else (100, " %")
+    value, low, high = (factor * part for part in (result.value, result.low, result.high))
+    return f"{value:.2f}{unit} (95 % interval {low:.2f} to {high:.2f}, n = {result.n})"
+
+
 def write_results(
-    path: Path, metrics: Mapping[str, ErrorRate | Share], *, seed: int, seconds: float, command: str, **facts: Any
+    path: Path, metrics: Mapping[str, Result], *, seed: int, seconds: float, command: str, **facts: Any
 ) -> dict[str, Any]:
     """Write `{"metrics", "seed", "versions", "command", "seconds", ...facts}` as JSON and return it."""
     results = {
-        "metrics": {name: result_entry(rate) for name, rate in metrics.items()},
+        "metrics": {name: result_entry(result) for name, result in metrics.items()},
         "seed": seed,
         "versions": {"python": platform.python_version(), **{name: version(name) for name in VERSIONED}},
         "command": command,

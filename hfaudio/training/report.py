@@ -11,15 +11,15 @@ matplotlib.use("Agg")  # no window is opened, here or on a cluster
 import matplotlib.pyplot as plt
 
 from hfaudio.decoding.tune import Tuning
-from hfaudio.metrics.error_rate import ErrorRate, Utterance
-from hfaudio.metrics.results import Share, command_line, error_table, write_results
+from hfaudio.metrics.error_rate import Utterance
+from hfaudio.metrics.results import Result, command_line, error_table, result_line, write_results
 
 logger = logging.getLogger(__name__)
 
 
 def write_report(
     folder: Path,
-    metrics: Mapping[str, ErrorRate | Share],
+    metrics: Mapping[str, Result],
     *,
     worst: Sequence[Utterance],
     log_history: Sequence[dict[str, float]],
@@ -27,12 +27,11 @@ def write_report(
     seconds: float,
     **facts: Any,
 ) -> dict[str, Any]:
-    """Write the three files and log the rates; returns what stands in `metrics.json`."""
+    """Write the three files and log the results; returns what stands in `metrics.json`."""
     (folder / "worst_utterances.md").write_text(error_table(worst), encoding="utf-8")
     plot_history(log_history, folder / "curves.png")
-    for name, rate in metrics.items():
-        value, low, high = (100 * part for part in (rate.value, rate.low, rate.high))
-        logger.info("%s %.2f %% (95 %% interval %.2f to %.2f, n = %d)", name, value, low, high, rate.n)
+    for name, result in metrics.items():
+        logger.info("%s %s", name, result_line(result))
     path = folder / "metrics.json"
     return write_results(path, metrics, seed=seed, seconds=seconds, command=command_line(), **facts)
 
@@ -45,7 +44,7 @@ def plot_history(log_history: Sequence[dict[str, float]], path: Path) -> None:
         points = [(entry["step"], entry[name]) for entry in log_history if name in entry]
         if points:
             axis.plot(*zip(*points, strict=True), label=label, marker="." if len(points) < 40 else None)
-    left.set(xlabel="step", ylabel="loss per label", yscale="log")
+    left.set(xlabel="step", ylabel="loss per label or token, nats", yscale="log")
     right.set(xlabel="step", ylabel="rate", ylim=(0, None))
     for axis in (left, right):
         axis.grid(alpha=0.3)

@@ -24,6 +24,7 @@ from hfaudio.processing.whisper_tokenizer import CONTROL, build_whisper_tokenize
 from hfaudio.text.normalize import NORMALIZERS
 
 PARTS = ("encoder", "decoder", "convolutions", "embeddings")
+TARGETS = ("transcript", "caption")
 NEW_MODEL_OPTIONS = ("d_model", "encoder_layers", "decoder_layers", "dropout", "vocab_size")
 WHISPER_SECONDS = 30.0
 
@@ -49,6 +50,10 @@ class Seq2SeqModelArguments:
         metadata={
             "help": "How both sides of a score are written, saved with the model; --normalizer is what it learns."
         },
+    )
+    target: str = field(
+        default="transcript",
+        metadata={"help": "What is learned: transcript, or caption (a description, scored by chrF, BLEU and facts)."},
     )
     task: str = field(default="transcribe", metadata={"help": "Of a multilingual Whisper: transcribe or translate."})
     freeze: list[str] | None = field(
@@ -79,6 +84,8 @@ class Seq2SeqModelArguments:
         given = [name for name in NEW_MODEL_OPTIONS if getattr(self, name) != defaults[name]]
         if given and self.model != "new":
             raise ValueError(f"--{given[0]} is an option of --model new, not of {self.model}; leave it out")
+        if self.target not in TARGETS:
+            raise ValueError(f"--target must be one of {', '.join(TARGETS)}; got {self.target!r}")
         unknown = sorted(set(self.freeze or []) - set(PARTS))
         if unknown:
             raise ValueError(f"--freeze takes {', '.join(PARTS)}; got {', '.join(unknown)}")

@@ -1,6 +1,6 @@
 """`AudioTrainer` for models with a decoder: exact token averages, cheap evaluation, texts of what was generated."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -10,8 +10,10 @@ from torch.nn.functional import cross_entropy
 from transformers import EvalPrediction, PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixin
 
 from hfaudio.data.examples import SpeechExamples
+from hfaudio.metrics.captions import bleu, chrf, fact_accuracy
 from hfaudio.metrics.error_rate import ErrorTally
 from hfaudio.metrics.hallucination import HallucinationTally
+from hfaudio.metrics.results import split_rates
 from hfaudio.models.seq2seq import generate
 from hfaudio.text.normalize import normalize
 from hfaudio.training.adapters import plain_model
@@ -46,6 +48,23 @@ class GenerationScorer:
         """Count from zero; the utterances will come in the order of this dataset."""
         self._reset()
         self._rows = dataset.rows.remove_columns("audio")
+
+    def results(self, split: str, *, target: str, facts: Sequence[str], seed: int) -> dict[str, Any]:
+        """Everything that is known of a split with its intervals, for metrics.json.
+
+        Of transcripts error rates, of captions chrF, BLEU, and for each of the columns `facts` how often it is named.
+        """
+        found: dict[str, Any] = {f"{split}/{kind}": share for kind, share in self.hallucinations.shares().items()}
+        if target == "transcript":
+            return split_rates(self.tally, split, "generate", seed=seed) | found
+        references = [normalize(text, self.normalizer) for text in self.references]
+        captions = [normalize(text, self.normalizer) for text in self.hypotheses]
+        found |= {f"{split}/{score.__name__}": score(references, captions, seed=seed) for score in (chrf, bleu)}
+        if facts:
+            known = [{name: row[name] for name in facts} for row in self._rows]
+            named = fact_accuracy(known, self.hypotheses)  # a normaliser would turn "F#" into "f"
+            found |= {f"{split}/fact/{name}": share for name, share in named.items()}
+        return found
 
     def __call__(self, prediction: EvalPrediction, compute_result: bool) -> dict[str, float]:
         """Add a batch of generated ids (B, U), padded with -100; on the last one, the rates."""

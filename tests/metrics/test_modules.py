@@ -5,6 +5,7 @@ from pathlib import Path
 
 import jiwer
 import pytest
+import sacrebleu
 
 from hfaudio.metrics import module_path
 
@@ -32,15 +33,18 @@ def test_evaluate_loads_the_folders_offline(tmp_path: Path) -> None:
         "HTTPS_PROXY": "http://127.0.0.1:9",
         "HTTP_PROXY": "http://127.0.0.1:9",
     }
-    arguments = json.dumps([[module_path(name) for name in ("wer", "cer", "mer")], REFERENCES, PREDICTIONS])
+    arguments = json.dumps(
+        [[module_path(name) for name in ("wer", "cer", "mer", "chrf", "bleu")], REFERENCES, PREDICTIONS]
+    )
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT, arguments], env=environment, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
     expected = [measure(REFERENCES, PREDICTIONS) for measure in (jiwer.wer, jiwer.cer, jiwer.mer)]
+    expected += [score(PREDICTIONS, [REFERENCES]).score for score in (sacrebleu.corpus_chrf, sacrebleu.corpus_bleu)]
     assert json.loads(done.stdout) == pytest.approx(expected, abs=1e-12)
 
 
 def test_unknown_name_is_refused() -> None:
-    with pytest.raises(ValueError, match="'bleu'; choose one of wer, cer, mer"):
-        module_path("bleu")
+    with pytest.raises(ValueError, match="'rouge'; choose one of wer, cer, mer, chrf, bleu"):
+        module_path("rouge")

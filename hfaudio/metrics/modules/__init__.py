@@ -1,11 +1,12 @@
 """Metrics for the `evaluate` library, one folder each: `evaluate.load(module_path("wer"))` needs no network.
 
-They return what the Hub's metrics of the same names return: one float.
+Each returns one float. wer, cer and mer are on the scale of the Hub's metrics of the same names, 1 being 100 %; chrf
+and bleu are the corpus scores of sacrebleu, 0 to 100.
 """
 
 from pathlib import Path
 
-MODULES = ("wer", "cer", "mer")
+MODULES = ("wer", "cer", "mer", "chrf", "bleu")
 
 
 def module_path(name: str) -> str:

@@ -1,0 +1,1 @@
+"""BLEU in the form of an `evaluate` module."""

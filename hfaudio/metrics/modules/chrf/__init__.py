@@ -1,0 +1,1 @@
+"""chrF in the form of an `evaluate` module."""
