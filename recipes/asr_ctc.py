@@ -145,7 +145,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
         train_dataset=examples["train"],
         eval_dataset=examples["validation"],
         data_collator=CTCCollator(processor),
-        callbacks=[CTCMonitor(), GradientCheck()],
+        callbacks=[CTCMonitor(), GradientCheck(is_error=adapter_args.adapter != "none")],
     )
     trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
 

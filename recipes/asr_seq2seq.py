@@ -166,7 +166,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
         train_dataset=examples["train"],
         eval_dataset=SpeechExamples(watched, check, scored_on),
         data_collator=collator,
-        callbacks=[GradientCheck(), *pull],
+        callbacks=[GradientCheck(is_error=adapter_args.adapter != "none"), *pull],
     )
     trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
     if data_args.streaming:

@@ -43,6 +43,7 @@ KINDS = ("none", "lora", "dora", "qlora", "mms", "bitfit")
 LOW_RANK = ("lora", "dora", "qlora")
 BASE_FILE = "adapter_base.json"  # which base the adapter was trained on
 FINGERPRINTS = 16  # vectors of the base that are compared
+BACKWARDS_WITH_LAYERDROP = 10  # at wav2vec2's layerdrop of 0.1, one of 12 layers is dropped in all with 1e-9
 PARITY = 1e-4  # largest difference of logits that merging may make in float32
 
 # Attention and feed-forward layers: with rank 8 on all of them a speech encoder learns more than with a higher rank on
@@ -132,9 +133,14 @@ def add_adapter(model: PreTrainedModel, args: AdapterArguments, new_modules: Seq
         return _add_mms(model, args)
     if args.adapter == "bitfit":
         for name, weight in model.named_parameters():
-            weight.requires_grad_(name.endswith("bias") or _is_in(name, new_modules))
+            chosen = name.endswith("bias") or _is_in(name, new_modules)
+            weight.requires_grad_(weight.requires_grad and chosen)  # what a flag froze stays frozen
         return model
     if args.adapter == "qlora":
+        if "quantization_config" not in model.config.to_dict():
+            raise ValueError(
+                "--adapter qlora needs a base in 4 bits, opened with quantization_config(args); or take --adapter lora"
+            )
         model = prepare_model_for_kbit_training(model, gradient_checkpointing_kwargs={"use_reentrant": False})
     config = LoraConfig(
         r=args.adapter_rank,
@@ -154,6 +160,8 @@ def add_adapter(model: PreTrainedModel, args: AdapterArguments, new_modules: Seq
 
 def targets_of(model: PreTrainedModel, given: Sequence[str] | None) -> list[str] | str:
     """Names of linear layers, or a regular expression, that match something in the model."""
+    if model.config.model_type == "lstm_ctc":
+        raise ValueError("low-rank adapters are for large models, lstm_ctc is small; train all of it (--adapter none)")
     preset = PRESETS.get(model.config.model_type)
     if given is None and preset is None:
         raise ValueError(
@@ -254,12 +262,17 @@ def _count(module: nn.Module, *, trained: bool = False) -> int:
 class GradientCheck(TrainerCallback):
     """Says at the start of a training which of its weights learn nothing.
 
-    A weight without a gradient after the first backward pass is an error. One whose gradient is all zero is reported
-    when the learning rate has been above 0 for two updates: LoRA's A has none while B is still 0.
+    A weight without a gradient after the first backward pass is an error (`is_error`) or reported; where layers are
+    dropped at random (wav2vec2's layerdrop), one that got none in all of the first ten. One whose gradient is all
+    zero is reported when the learning rate has been above 0 for two updates: LoRA's A has none while B is still 0.
+    Updates that are skipped as fp16 overflowed do not count.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, is_error: bool = True) -> None:
+        self.is_error = is_error  # False where all weights are trained: some models have ones that nothing uses
         self.updates = 0
+        self.patience: int | None = None
+        self.without: set[str] = set()
         self.done = False
 
     def on_pre_optimizer_step(
@@ -267,20 +280,39 @@ class GradientCheck(TrainerCallback):
     ) -> None:
         if self.done:
             return
-        trained = [(name, weight) for name, weight in kwargs["model"].named_parameters() if weight.requires_grad]
-        without = [name for name, weight in trained if weight.grad is None]
-        if without:
-            raise ValueError(
-                f"{len(without)} of {len(trained)} weights that should be trained get no gradient: {_some(without)}; "
-                "freeze them, or check that the loss depends on them (reentrant gradient checkpointing cuts it off)"
+        model = kwargs["model"]
+        trained = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
+        gradients = {name: weight.grad for name, weight in trained.items() if weight.grad is not None}
+        if self.patience is None:
+            self.patience, self.without = BACKWARDS_WITH_LAYERDROP if drops_layers(model) else 1, set(trained)
+        self.without -= gradients.keys()
+        self.patience -= 1
+        if self.without and self.patience <= 0:
+            missing = [name for name in trained if name in self.without]
+            message = (
+                f"{len(self.without)} of {len(trained)} weights that should be trained get no gradient: "
+                f"{_some(missing)}; freeze them, or check that the loss depends on them (reentrant "
+                "gradient checkpointing cuts it off)"
             )
-        if self.updates >= 2:
+            if self.is_error:
+                raise ValueError(message)
+            logger.warning(message)
             self.done = True
-            zero = [name for name, weight in trained if not weight.grad.any()]
+        if not all(gradient.isfinite().all() for gradient in gradients.values()):
+            return
+        if self.updates >= 2 and not self.without:
+            self.done = True
+            zero = [name for name, gradient in gradients.items() if not gradient.any()]
             if zero:
                 logger.warning("the gradient of %d of %d weights is zero: %s", len(zero), len(trained), _some(zero))
         schedule = kwargs.get("lr_scheduler")
         self.updates += schedule is None or schedule.get_last_lr()[0] > 0
+
+
+def drops_layers(model: Any) -> bool:
+    """Whether whole layers are left out of a step at random."""
+    config = model.config.to_dict()
+    return any(config.get(name, 0) > 0 for name in ("layerdrop", "encoder_layerdrop", "decoder_layerdrop"))
 
 
 def _some(names: Sequence[str]) -> str:
@@ -299,10 +331,13 @@ def commit_of(model: PreTrainedModel) -> str | None:
 def base_facts(model: Any) -> dict[str, Any]:
     """What tells a base from others: name, commit, architecture, and the beginnings of some of its vectors.
 
-    Vectors (biases, norms), as matrices may be quantised. It makes no difference whether an adapter sits in the base.
+    Vectors (biases, norms) and convolutions, as matrices may be quantised; of a model never trained all vectors are
+    alike. It makes no difference whether an adapter sits in the base.
     """
-    vectors = {name: weight for name, weight in plain_weights(model).items() if weight.ndim == 1}
-    chosen = list(vectors.items())[:: max(1, len(vectors) // FINGERPRINTS)]
+    weights = list(plain_weights(model).items())
+    chosen = [(name, weight) for name, weight in weights if weight.ndim > 2][:FINGERPRINTS]
+    vectors = [(name, weight) for name, weight in weights if weight.ndim == 1]
+    chosen += vectors[:: max(1, len(vectors) // FINGERPRINTS)]
     config = model.config
     return {
         "base_model": config.name_or_path,
@@ -310,8 +345,13 @@ def base_facts(model: Any) -> dict[str, Any]:
         "model_type": config.model_type,
         "text_normalizer": config.to_dict().get("text_normalizer"),
         "vocab_size": config.to_dict().get("vocab_size"),
-        "vectors": {name: [len(weight), *weight.detach().float().cpu()[:4].tolist()] for name, weight in chosen},
+        "vectors": {name: beginning(weight) for name, weight in chosen},
     }
+
+
+def beginning(weight: Tensor) -> list[float]:
+    """Size and first four values."""
+    return [weight.numel(), *weight.detach().flatten()[:4].float().tolist()]
 
 
 def plain_weights(model: nn.Module) -> dict[str, Tensor]:
@@ -390,10 +430,13 @@ def load_adapters(base: PreTrainedModel, folders: Mapping[str, str | Path]) -> P
     """
     if not folders:
         raise ValueError("give at least one adapter, as {name: folder}")
-    facts = base_facts(base)
+    for name in folders:
+        if "." in name or hasattr(nn.ModuleDict, name):  # PEFT keeps adapters in a ModuleDict
+            raise ValueError(f"an adapter cannot be called {name!r}, which torch uses; give it another name")
+    weights = plain_weights(base)
     adapted: PeftModel | None = None
     for name, folder in folders.items():
-        check_base(Path(folder), facts)
+        check_base(Path(folder), base, weights)
         if adapted is None:
             adapted = PeftModel.from_pretrained(base, str(folder), adapter_name=name)
         else:
@@ -403,18 +446,19 @@ def load_adapters(base: PreTrainedModel, folders: Mapping[str, str | Path]) -> P
     return adapted.eval()
 
 
-def check_base(folder: Path, facts: Mapping[str, Any]) -> None:
-    """ValueError unless the adapter in this folder belongs to the base with these facts."""
+def check_base(folder: Path, base: PreTrainedModel, weights: Mapping[str, Tensor]) -> None:
+    """ValueError unless the adapter in this folder belongs to the base with these weights."""
     if not (folder / "adapter_config.json").is_file():
         raise ValueError(f"{folder} is no adapter: it has no adapter_config.json")
     if not (folder / BASE_FILE).is_file():  # trained elsewhere: PEFT's own check of sizes must do
         return
     trained = json.loads((folder / BASE_FILE).read_text(encoding="utf-8"))
-    differing = [name for name, vector in trained["vectors"].items() if not _alike(vector, facts["vectors"].get(name))]
+    found = {name: beginning(weights[name]) for name in trained["vectors"] if name in weights}
+    differing = [name for name, vector in trained["vectors"].items() if not _alike(vector, found.get(name))]
     if differing:
         raise ValueError(
             f"the adapter {folder} was trained on {trained['base_model']} ({trained['model_type']}), this base is "
-            f"{facts['base_model']} ({facts['model_type']}) and differs in {_some(differing)}; open its own base"
+            f"{base.config.name_or_path} ({base.config.model_type}) and differs in {_some(differing)}; open that"
         )
 
 
