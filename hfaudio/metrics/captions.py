@@ -62,8 +62,8 @@ def fact_accuracy(
 ) -> dict[str, Share]:
     """Share of the captions that name the true value of a fact and no other value of its vocabulary.
 
-    `{"instrument": ..., "instrument/chance": ...}` for every fact that at least one clip has. Clips without the fact, or
-    with None or an empty text for it, are not counted. Chance is naming the commonest true value everywhere.
+    `{"instrument": ..., "instrument/chance": ...}` for every fact that at least one clip has. Clips without the
+    fact, or with None or an empty text for it, are not counted. Chance is naming the commonest true value everywhere.
 
     A value is named where its words stand whole, in any case; "bass guitar" does not name "guitar" where both are
     values, and "guitars" names neither. Values that are common words (a key "a") are found wherever these stand.
@@ -97,6 +97,6 @@ def _plain(text: str) -> str:
 
 
 def _any_of(values: set[str]) -> re.Pattern[str]:
-    """Finds values as whole words: the leftmost first, of those that start there the longest."""
+    """Finds whole words ("F#" has no word "F"): the leftmost first, of the values that start there the longest."""
     longest_first = sorted(values, key=len, reverse=True)
-    return re.compile(rf"(?<!\w)(?:{'|'.join(map(re.escape, longest_first))})(?!\w)")
+    return re.compile(rf"(?<!\w)(?:{'|'.join(map(re.escape, longest_first))})(?![\w#♯♭])")

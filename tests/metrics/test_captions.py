@@ -72,6 +72,7 @@ def test_pairs_are_needed(score: Callable[..., Mean]) -> None:
         ("a guitar and a bass guitar", False),
         ("a guitar and a flute", False),
         ("two guitars", False),
+        ("an eguitar", False),
         ("a tune", False),
         ("", False),
     ],
@@ -83,13 +84,22 @@ def test_a_caption_is_right_that_names_the_guitar_and_nothing_else(caption: str,
 
 
 def test_values_with_signs_are_whole_words() -> None:
-    vocabulary = {"metre": ["3/4", "13/4"], "key": ["C major", "C# major"]}
-    facts = [{"metre": "3/4", "key": "C major"}, {"metre": "13/4", "key": "C# major"}]
-    captions = ["in 3/4 and c major", "C# major, 13/4"]
+    vocabulary = {"metre": ["3/4", "3+2/8"], "key": ["C major", "C# major"]}
+    facts = [{"metre": "3/4", "key": "C major"}, {"metre": "3+2/8", "key": "C# major"}]
+    captions = ["in 3/4 and c major", "C# major, 3+2/8"]
     found = fact_accuracy(facts, captions, vocabulary)
     assert (found["metre"].count, found["key"].count) == (2, 2)
     found = fact_accuracy(facts, captions[::-1], vocabulary)
     assert (found["metre"].count, found["key"].count) == (0, 0)
+    found = fact_accuracy([{"key": "F"}] * 3, ["in F# minor", "in F♯ minor", "in F minor"])  # no clip is in F#
+    assert found["key"].count == 1
+
+
+def test_of_values_that_begin_alike_the_longest_is_named() -> None:
+    facts, captions = [{"instrument": "flute choir"}, {"instrument": "flute"}], ["a flute choir"] * 2
+    assert fact_accuracy(facts, captions)["instrument"].count == 1
+    assert fact_accuracy(facts[::-1], captions)["instrument"].count == 1
+    assert fact_accuracy(facts[:1], captions[:1], {"instrument": ["flute", "flute choir"]})["instrument"].count == 1
 
 
 def test_facts_that_a_clip_lacks_are_not_counted_and_chance_is_the_commonest_value() -> None:

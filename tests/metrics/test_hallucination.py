@@ -24,7 +24,9 @@ def test_compression_ratio_is_that_of_whisper():
         ("hahahaha", "ha"),
         ("謝謝大家謝謝大家謝謝大家謝謝大家", "謝謝大家"),
         ("aaaaaaa", None),
+        ("a" * 15, None),  # though "aa" comes seven times
         ("a" * 16, "a"),
+        ("100000000", None),
         ("one two three four five six seven", None),
         ("", None),
     ],
