@@ -39,7 +39,8 @@ def main() -> None:
     parser.add_argument("--windows", type=float, nargs="+", default=[10.0], help="seconds that clips are padded to")
     parser.add_argument("--sets", nargs="*", default=[], help="NAME=FOLDER:SPLIT beside the validation split")
     parser.add_argument("--batch_size", type=int, default=16)
-    parser.add_argument("--max_rows", type=int)
+    parser.add_argument("--max_rows", type=int, help="of the validation split, chosen at random")
+    parser.add_argument("--max_new_tokens", type=int, default=120, help="where loops are cut off")
     parser.add_argument("-o", "--output", type=Path)
     arguments = parser.parse_args()
     sets = speechocean(Path(os.environ["HFAUDIO_REAL"]), arguments.max_rows)
@@ -50,7 +51,7 @@ def main() -> None:
     texts: dict[tuple[str, float, str], list[str]] = {}
     for model in arguments.models:
         for window in arguments.windows:
-            decoder = Decoder(model, window, arguments.batch_size)
+            decoder = Decoder(model, window, arguments.batch_size, arguments.max_new_tokens)
             for name, clips in sets.items():
                 start = time.time()
                 found = decoder([clip["samples"] for clip in clips], name)
@@ -94,7 +95,7 @@ def read(rows: datasets.Dataset) -> list[dict[str, Any]]:
 class Decoder:
     """A model and a window: clips to normalised texts."""
 
-    def __init__(self, model: str, window: float, batch_size: int) -> None:
+    def __init__(self, model: str, window: float, batch_size: int, max_new_tokens: int) -> None:
         self.model = AutoModelForSpeechSeq2Seq.from_pretrained(model, dtype=torch.float32).eval()
         crop_encoder(self.model)
         processor: Any = AutoProcessor.from_pretrained(model)
@@ -104,6 +105,7 @@ class Decoder:
         self.encode = ExampleEncoder(processor, None, targets, window)
         self.collate = Seq2SeqCollator(processor, self.tokenizer.pad_token_id)
         self.batch_size = batch_size
+        self.max_new_tokens = max_new_tokens
 
     def __call__(self, clips: list[np.ndarray], name: str) -> list[str]:
         order = sorted(range(len(clips)), key=lambda index: len(clips[index]))
@@ -112,7 +114,8 @@ class Decoder:
             chosen = order[first : first + self.batch_size]
             batch = self.collate([self.encode(clips[index], "", {"id": ""}, epoch=0) for index in chosen])
             inputs = {"input_features": batch["input_features"]}
-            ids = generate(self.model, inputs, batch["decoder_input_ids"][:, : self.prompt_length]).ids
+            prompt = batch["decoder_input_ids"][:, : self.prompt_length]
+            ids = generate(self.model, inputs, prompt, max_new_tokens=self.max_new_tokens).ids
             ids = ids.masked_fill(ids < 0, self.tokenizer.pad_token_id)
             decoded = self.tokenizer.batch_decode(ids, skip_special_tokens=True)
             texts |= {index: normalize(text, "english") for index, text in zip(chosen, decoded, strict=True)}
