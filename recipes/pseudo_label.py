@@ -49,9 +49,12 @@ class LabelArguments:
             raise ValueError("--min_log_prob must not be above 0, --min_agreement must be from 0 to 1")
 
 
+ARGUMENTS = (LabelArguments, DataArguments)
+
+
 def main(argv: list[str] | None = None) -> dict[str, Any]:
     start = time.time()
-    args, data_args = parse_arguments(LabelArguments, DataArguments, argv=argv)
+    args, data_args = parse_arguments(*ARGUMENTS, argv=argv)
     state = PartialState(cpu=args.device == "cpu")
     rank, ranks = state.process_index, state.num_processes
     logging.basicConfig(level=logging.INFO if rank == 0 else logging.WARNING)

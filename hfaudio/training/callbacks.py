@@ -49,6 +49,8 @@ class DataPlace(TrainerCallback, ExportableState):
         assert self.loader is not None
         state.num_train_epochs = math.ceil(args.num_train_epochs)
         self.loader.num_epochs = args.num_train_epochs if counts_epochs(args) else None
+        if self.loader.num_epochs is None and state.global_step >= state.max_steps:
+            self.loader.num_epochs = 0  # a run that is resumed at its end is not trained on
         if state.global_step == 0:
             return
         saved = state.stateful_callbacks.get(type(self).__name__)  # type: ignore[union-attr, attr-defined]

@@ -12,7 +12,7 @@ from transformers import PreTrainedModel, ProcessorMixin, Trainer, TrainingArgum
 from hfaudio.data.loader import BatchLoader
 from hfaudio.models.frames import logit_lengths
 from hfaudio.training.adapters import plain_model
-from hfaudio.training.callbacks import DataPlace, LastStepCallback
+from hfaudio.training.callbacks import DataPlace, LastStepCallback, counts_epochs
 from hfaudio.training.scoring import CTCScorer
 
 
@@ -73,11 +73,23 @@ class AudioTrainer(Trainer):
         return epochs, math.ceil(2 * steps) + 1000, *others
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
-        """As transformers', but steps beyond the estimate keep the last rate; a cosine would rise again."""
+        """As transformers', by steps; where epochs are counted, by the share of them that has been delivered.
+
+        The number of steps is an estimate from the first rows then: of files sorted by length, or of unlike corpora
+        one after the other, the rate would be at its end long before the data is, or never.
+        """
         scheduler = super().create_scheduler(num_training_steps, optimizer)
-        if isinstance(scheduler, torch.optim.lr_scheduler.LambdaLR):
-            scheduler.lr_lambdas = [until(num_training_steps, rate) for rate in scheduler.lr_lambdas]
+        if isinstance(scheduler, torch.optim.lr_scheduler.LambdaLR) and counts_epochs(self.args):
+            scheduler.lr_lambdas = [self._by_epochs(rate, num_training_steps) for rate in scheduler.lr_lambdas]
         return scheduler
+
+    def _by_epochs(self, rate: Callable[[Any], float], num_training_steps: int) -> Callable[[int], float]:
+        def at_place(step: int) -> float:
+            assert self.data_place.loader is not None
+            share = min(1.0, self.data_place.loader.epochs / self.args.num_train_epochs)
+            return rate(num_training_steps * share)
+
+        return at_place
 
     def _get_eval_sampler(self, eval_dataset: Any) -> SequentialSampler:
         return SequentialSampler(eval_dataset)  # the scorer reads speakers in this order
@@ -161,7 +173,3 @@ class CTCTrainer(AudioTrainer):
         lengths = logit_lengths(self.accelerator.unwrap_model(self.model), mask.sum(-1), mask.shape[-1], num_frames)
         return torch.arange(num_frames, device=logits.device) < lengths[:, None]
 
-
-def until(last_step: int, rate: Callable[[int], float]) -> Callable[[int], float]:
-    """A learning rate's factor by step that stays as it is at the last step."""
-    return lambda step: rate(min(step, last_step))
