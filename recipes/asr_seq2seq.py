@@ -152,8 +152,8 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     before = ask(model.to(args.device), processor, probes, **asked)
 
     # Training
-    pull = [PullToStart(model, args.l2_to_start)] if args.l2_to_start else []
     model = add_adapter(model, adapter_args)
+    pull = [PullToStart(model, args.l2_to_start)] if args.l2_to_start else []
     logger.info("what is trained:\n%s", trainable_table(model))
     scorer = GenerationScorer(processor.tokenizer, model_args.score_normalizer)
     trainer = SpeechSeq2SeqTrainer(
