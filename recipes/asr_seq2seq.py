@@ -94,7 +94,9 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     # Model and processor; what its decoder learns, and what it is asked.
     texts = training_texts(data_args, splits["train"], 20_000) if model_args.model == "new" else []
     model, processor = open_seq2seq(model_args, texts, quantization_config(adapter_args))
-    language, writing = data_args.language, {"normalizer": data_args.normalizer, "seed": args.seed}
+    language = data_args.language
+    writing = {"normalizer": data_args.normalizer, "row_languages": data_args.language_column is not None}
+    writing |= {"seed": args.seed}
     targets = build_targets(model_args, model, processor, language, trained=True, **writing)
     questions = build_targets(model_args, model, processor, language, trained=False, **writing)
 

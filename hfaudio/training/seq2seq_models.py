@@ -191,11 +191,12 @@ def build_targets(
     language: str | None,
     *,
     trained: bool,
+    row_languages: bool = False,
     **rest: Any,
 ) -> PlainTargets | WhisperTargets:
     """What the decoder of this model learns; not `trained`: what it is scored on, without times and previous texts.
 
-    `rest` are the normaliser and seed of `WhisperTargets`.
+    `row_languages`: whether rows name their language; `rest` are the normaliser and seed of `WhisperTargets`.
     """
     if model.config.model_type != "whisper":
         if args.task != "transcribe":
@@ -204,6 +205,8 @@ def build_targets(
         start = model.config.decoder_start_token_id if start is None else start
         return PlainTargets(processor.tokenizer, start_id=start, end_id=end)
     multilingual = bool(model.generation_config.to_dict().get("is_multilingual", False))
+    if multilingual and language is None and not row_languages:
+        raise ValueError("a multilingual Whisper must be told the language; set --language or --language_column")
     return WhisperTargets(
         processor.tokenizer,
         multilingual=multilingual,

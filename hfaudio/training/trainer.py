@@ -172,4 +172,3 @@ class CTCTrainer(AudioTrainer):
         mask, num_frames = inputs["attention_mask"], logits.shape[1]
         lengths = logit_lengths(self.accelerator.unwrap_model(self.model), mask.sum(-1), mask.shape[-1], num_frames)
         return torch.arange(num_frames, device=logits.device) < lengths[:, None]
-
