@@ -35,6 +35,7 @@ from hfaudio.training.adapters import (
     training_facts,
 )
 from hfaudio.training.arguments import AudioTrainingArguments, parse_arguments
+from hfaudio.training.callbacks import DivergenceMonitor
 from hfaudio.training.forgetting import ForgettingArguments, ForgettingReport, ask, open_probes
 from hfaudio.training.mixing import MixingArguments, check_mixing, mix_languages, mix_replay
 from hfaudio.training.regularize import PullToStart
@@ -98,6 +99,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     writing = {"normalizer": data_args.normalizer, "row_languages": data_args.language_column is not None}
     writing |= {"seed": args.seed}
     targets = build_targets(model_args, model, processor, language, trained=True, **writing)
+    vars(model.generation_config).update(targets.generate_kwargs)  # what pipeline() will ask the tuned model
     questions = build_targets(model_args, model, processor, language, trained=False, **writing)
 
     # Examples: rows that cannot be used are skipped and counted; workers decode, augment and extract features.
@@ -168,7 +170,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
         train_dataset=examples["train"],
         eval_dataset=SpeechExamples(watched, check, scored_on),
         data_collator=collator,
-        callbacks=[GradientCheck(is_error=adapter_args.adapter != "none"), *pull],
+        callbacks=[DivergenceMonitor(), GradientCheck(is_error=adapter_args.adapter != "none"), *pull],
     )
     trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
     if data_args.streaming:

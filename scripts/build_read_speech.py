@@ -2,8 +2,8 @@
 
     python scripts/build_read_speech.py OUTPUT --text sentences.txt --clips 100 --seed 0
 
-The voices (rms and slt of CMU ARCTIC, awb, kal) are built from recordings of people, but the speech is synthetic. Needs
-Debian's package flite. The folder opens as `--dataset OUTPUT` (split "test"); clips are 16 kHz FLAC.
+The voices (rms and slt of CMU ARCTIC, awb, kal) are built from recordings of people, but the speech is synthetic.
+Needs Debian's package flite. The folder opens as `--dataset OUTPUT` (split "test"); clips are 16 kHz FLAC.
 """
 
 import argparse
@@ -18,7 +18,7 @@ import soundfile
 from hfaudio.audio.io import load_audio
 
 VOICES = ("rms", "slt", "awb", "kal")
-WORDS = (6, 25)  # 3 to 10 s
+WORDS = (6, 25)  # 2 to 12 s, half of them above 6 s
 
 
 def main() -> None:
@@ -26,7 +26,7 @@ def main() -> None:
     parser.add_argument("output", type=Path, help="folder to write")
     parser.add_argument("--text", type=Path, required=True, help="one sentence a line")
     parser.add_argument("--clips", type=int, default=100, help="number of clips (100)")
-    parser.add_argument("--skip", type=int, default=0, help="leave out the sentences of the first clips, for a second set")
+    parser.add_argument("--skip", type=int, default=0, help="sentences to leave out first, for a second set (0)")
     parser.add_argument("--seed", type=int, default=0, help="of the choice of sentences (0)")
     arguments = parser.parse_args()
     lines = [line.strip() for line in arguments.text.read_text(encoding="utf-8").splitlines()]

@@ -117,7 +117,12 @@ class LongFormRecognizer:
 
     def __call__(self, source: Source) -> tuple[list[TimedText], float]:
         """Segments in order, and the seconds of the recording. Raises AudioError for one that cannot be read."""
-        torch.manual_seed(self.settings.seed)
+        device = self.model.device
+        with torch.random.fork_rng([] if device.type == "cpu" else [device], device_type=accelerator_type(device)):
+            torch.manual_seed(self.settings.seed)
+            return self._read(source)
+
+    def _read(self, source: Source) -> tuple[list[TimedText], float]:
         blocks, ended = stream_audio(source, self.rate), False
         samples, start = np.zeros(0, np.float32), 0
         found: list[TimedText] = []
@@ -294,6 +299,11 @@ class LongFormRecognizer:
         return tqdm(
             total=round(audio_info(source).seconds), unit="s", desc="transcribing", delay=BAR_DELAY, leave=False
         )
+
+
+def accelerator_type(device: torch.device) -> str:
+    """For `fork_rng`, which knows accelerators only."""
+    return "cuda" if device.type == "cpu" else device.type
 
 
 def moved(text: TimedText, seconds: float) -> TimedText:

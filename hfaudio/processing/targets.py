@@ -154,7 +154,9 @@ class WhisperTargets:
     @property
     def generate_kwargs(self) -> dict[str, Any]:
         """What `pipeline()` must be told beside the audio: language and task of a multilingual model."""
-        return {"language": self.language, "task": self.task} if self.multilingual else {}
+        if not self.multilingual:
+            return {}
+        return {"language": None if self.language is None else self._code(self.language), "task": self.task}
 
     def length(self, row: Mapping[str, Any], text: str) -> int:
         """Decoder positions that a row's text takes at most, with times if they may be learned."""

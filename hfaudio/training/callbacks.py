@@ -104,7 +104,25 @@ class TrainingDivergedError(RuntimeError):
     """The loss became NaN or infinite."""
 
 
-class CTCMonitor(TrainerCallback):
+class DivergenceMonitor(TrainerCallback):
+    """Ends a training whose loss is no longer finite, and says what is probably wrong."""
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        logs = logs or {}
+        for name in ("loss", "grad_norm"):
+            # A single overflowing gradient under float16 is skipped by the scaler; a loss that is not finite is final.
+            if name in logs and not math.isfinite(logs[name]) and not (name == "grad_norm" and args.fp16):
+                raise TrainingDivergedError(diverged_message(name, logs[name], state.global_step, args))
+
+
+class CTCMonitor(DivergenceMonitor):
     """Says what is probably wrong when a CTC training goes wrong.
 
     Every CTC model answers nothing but blanks at first; that is reported only when it lasts longer than
@@ -129,12 +147,8 @@ class CTCMonitor(TrainerCallback):
         logs: dict[str, float] | None = None,
         **kwargs: Any,
     ) -> None:
-        logs = logs or {}
-        for name in ("loss", "grad_norm"):
-            # A single overflowing gradient under float16 is skipped by the scaler; a loss that is not finite is final.
-            if name in logs and not math.isfinite(logs[name]) and not (name == "grad_norm" and args.fp16):
-                raise TrainingDivergedError(diverged_message(name, logs[name], state.global_step, args))
-        if "blank_share" in logs:
+        super().on_log(args, state, control, logs, **kwargs)
+        if logs and "blank_share" in logs:
             self.watch_blanks(logs["blank_share"], state.global_step, args)
 
     def watch_blanks(self, blank_share: float, step: int, args: TrainingArguments) -> None:

@@ -95,6 +95,8 @@ def open_probes(
     if has_times:
         probes.append(Probe("own data, with times", own.clips, own.texts, own.speakers, timed=True))
         probes.append(joined(own, args.forgetting_long_seconds))
+    else:
+        logger.info("the model gives no times: neither long form nor timestamps are measured before and after")
     return [*probes, silence(seed)]
 
 
@@ -158,6 +160,8 @@ def ask(
     model: Any, processor: Any, probes: Sequence[Probe], *, normalizer: str, generate_kwargs: dict[str, Any]
 ) -> list[Answer]:
     """The answers of a model, which may have adapters and be in the middle of a training, to all probes."""
+    if not probes:
+        return []
     plain = plain_model(model)
     was_training = plain.training
     plain.eval()

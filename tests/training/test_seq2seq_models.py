@@ -129,11 +129,13 @@ def test_a_multilingual_whisper_is_told_its_language(songs: Path, tmp_path: Path
         run_seq2seq(*options, "--language", "klingon")
     results = run_seq2seq(*options, "--language", "english")
     assert results["language"] == "english"
+    saved = GenerationConfig.from_pretrained(tmp_path / "tuned")
+    assert (saved.language, saved.task) == ("en", "transcribe")  # pipeline() needs no further word
     args = Seq2SeqModelArguments(model=str(base))
     model, processor = open_seq2seq(args, [])
     targets = build_targets(args, model, processor, "english", trained=True)
     assert isinstance(targets, WhisperTargets) and targets.prompt_length == 4
-    assert targets.generate_kwargs == {"language": "english", "task": "transcribe"}
+    assert targets.generate_kwargs == {"language": "en", "task": "transcribe"}
 
 
 def test_a_start_token_that_only_the_config_tells() -> None:
