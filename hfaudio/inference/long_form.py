@@ -2,10 +2,12 @@
 
 sequential   Whisper's own way (arXiv:2212.04356, section 4.5): the next window begins where the last finished segment
              ended; a window whose text is improbable or repeats itself is tried again at higher temperatures.
-chunked      windows cut at silences and decoded in batches: faster, and one bad window does not spoil the next.
+chunked      windows cut at silences and decoded in batches: faster on a GPU, and one bad window does not spoil the
+             next. Segments have times, words share them.
 
 Audio is read in pieces of ten minutes, so memory does not grow with the recording. A piece ends with the last segment
-that ended 30 s before its end, and the next begins there: as another window would in one pass; only the previous text,
+that ended 30 s before its end, and the next begins with the one behind it. That is nearly one pass: windows begin at
+other places behind a border, the floor of the features follows the loudest sound of a piece, and the previous text,
 where windows are conditioned on it, is not carried over.
 """
 
@@ -21,11 +23,13 @@ from transformers.models.whisper.tokenization_whisper import _combine_tokens_int
 from hfaudio.audio.io import Source, audio_info, stream_audio
 from hfaudio.decoding.greedy import Word
 from hfaudio.inference.vad import Span, check_installed, quiet_windows, speech_spans, speech_windows
+from hfaudio.inference.whisper_windows import decode_windows
 from hfaudio.models.seq2seq import generate
 from hfaudio.processing.targets import TIME_STEP
 
 WINDOW_SECONDS = 30.0
 PIECE_SECONDS = 600.0
+GAP_SECONDS = 3.0  # with VAD, longer silences are left out between windows
 BAR_DELAY = 2.0  # seconds of work before a progress bar appears
 WAYS = ("sequential", "chunked")
 
@@ -54,7 +58,7 @@ class LongFormSettings:
         no_speech_threshold: a failed window whose probability of "no speech" is higher is left empty.
         condition_on_previous_text: give each window the text before it; better names, but errors carry on.
         language, task: of a multilingual Whisper; without a language it is detected.
-        word_times: place words in time, where the model can.
+        word_times: place words in time by attention, where the model can (sequential).
         batch_size: windows decoded together when chunked.
         seed: of the sampling at temperatures above 0.
     """
@@ -145,17 +149,19 @@ class LongFormRecognizer:
             size = round(WINDOW_SECONDS * self.rate)
             windows = quiet_windows(samples, size) if spans is None else speech_windows(spans, size)
             used = len(samples)
-            if not is_last:  # the last window may go on in the next piece
-                used = windows.pop()[0] if windows else max(1, len(samples) - self.rate)
+            if not is_last and windows and windows[-1][1] > len(samples) - self.rate:
+                used = windows.pop()[0]  # it may go on in the next piece
             return self._chunked(samples, windows), used
-        texts = self._sequential(samples if spans is None else only_speech(samples, spans))
-        if spans is not None:
-            texts = [text for text in texts if overlaps(text, spans, self.rate)]
+        texts = []
+        for start, end in [(0, len(samples))] if spans is None else regions(spans, round(GAP_SECONDS * self.rate)):
+            texts += [moved(text, start / self.rate) for text in self._sequential(samples[start:end])]
         if is_last:
             return texts, len(samples)
         latest = len(samples) / self.rate - WINDOW_SECONDS
         kept = [text for text in texts if text.end <= latest]
-        return kept, round((kept[-1].end if kept else latest) * self.rate)
+        # What is not kept is read again; behind the last segment there was nothing to be heard.
+        resumed = texts[len(kept)].start if len(kept) < len(texts) else latest
+        return kept, max(1, round(resumed * self.rate))
 
     def _sequential(self, samples: np.ndarray) -> list[TimedText]:
         """Whisper's segments of samples (N,), of any length that fits into memory."""
@@ -198,21 +204,25 @@ class LongFormRecognizer:
 
     def _windows_with_times(self, clips: list[np.ndarray], windows: list[Span]) -> tuple[list[TimedText], list[Span]]:
         """Whisper's segments, and what it has left for another window."""
+        settings = self.settings
         inputs = self.processor.feature_extractor(clips, sampling_rate=self.rate, return_tensors="pt")
+        found = decode_windows(
+            self.model,
+            inputs["input_features"],
+            language=settings.language,
+            task=settings.task,
+            temperatures=settings.temperatures,
+            compression_ratio_threshold=settings.compression_ratio_threshold,
+            logprob_threshold=settings.logprob_threshold,
+            no_speech_threshold=settings.no_speech_threshold,
+        )
         texts: list[TimedText] = []
         rest: list[Span] = []
-        found = self._whisper(inputs, force_unique_generate_call=True)
-        for (start, end), segments in zip(windows, found, strict=True):
-            if segments:  # none: no speech
-                # transformers drops what comes behind the last finished segment; all of it is in `result`.
-                result = segments[0]["result"]
-                ids = (result if isinstance(result, torch.Tensor) else result["sequences"]).tolist()
-                times = result["token_timestamps"].tolist() if self.places_words else None
-                for text in self._split(ids, times, (end - start) / self.rate):
-                    texts.append(moved(text, start / self.rate))
-                stopped = start + round(self._stopped(ids) * self.rate)
-                if start + self.rate <= stopped <= end - self.rate:
-                    rest.append((stopped, end))
+        for (start, end), ids in zip(windows, found, strict=True):
+            texts += [moved(text, start / self.rate) for text in self._split(ids, (end - start) / self.rate)]
+            stopped = start + round(self._stopped(ids) * self.rate)
+            if start + self.rate <= stopped <= end - self.rate:
+                rest.append((stopped, end))
         return texts, rest
 
     def _whisper(self, inputs: Any, **options: Any) -> Any:
@@ -247,7 +257,7 @@ class LongFormRecognizer:
         found = zip(texts, windows, strict=True)
         return [TimedText(t.strip(), a / self.rate, b / self.rate) for t, (a, b) in found if t.strip()]
 
-    def _split(self, ids: list[int], times: list[float] | None, seconds: float) -> list[TimedText]:
+    def _split(self, ids: list[int], seconds: float) -> list[TimedText]:
         """The segments between the time tokens of one window's ids; the last one may lack its end."""
         first_time = self.model.generation_config.no_timestamps_token_id + 1
         texts, start, place = [], 0.0, 0
@@ -255,8 +265,7 @@ class LongFormRecognizer:
             if token is not None and token < first_time:
                 continue
             end = seconds if token is None else (token - first_time) * TIME_STEP
-            part = slice(place, index)
-            text = self._text(ids[part], None if times is None else times[part], start, end, seconds)
+            text = self._text(ids[place:index], None, start, end, seconds)
             texts += [text] if text.text else []
             start, place = end, index + 1
         return texts
@@ -312,14 +321,12 @@ def moved(text: TimedText, seconds: float) -> TimedText:
     return TimedText(text.text, text.start + seconds, text.end + seconds, words)
 
 
-def only_speech(samples: np.ndarray, spans: list[Span]) -> np.ndarray:
-    """Samples (N,) with digital zeros outside of the spans: times stay as they are."""
-    kept = np.zeros_like(samples)
+def regions(spans: list[Span], gap: int) -> list[Span]:
+    """Spans of speech joined where less than `gap` samples lie between them."""
+    joined: list[Span] = []
     for start, end in spans:
-        kept[start:end] = samples[start:end]
-    return kept
-
-
-def overlaps(text: TimedText, spans: list[Span], rate: int) -> bool:
-    """Whether there is speech while a text is said."""
-    return any(start / rate < text.end and text.start < end / rate for start, end in spans)
+        if joined and start - joined[-1][1] < gap:
+            joined[-1] = (joined[-1][0], end)
+        else:
+            joined.append((start, end))
+    return joined

@@ -17,9 +17,12 @@ SEARCH_SECONDS = 6.0  # ... among its last 6 s
 
 @lru_cache(maxsize=1)
 def _silero() -> Any:
-    from silero_vad import load_silero_vad  # optional; brings its weights along
+    threads = torch.get_num_threads()
+    from silero_vad import load_silero_vad  # optional; brings its weights along, and sets torch to one thread
 
-    return load_silero_vad()
+    model = load_silero_vad()
+    torch.set_num_threads(threads)
+    return model
 
 
 def check_installed() -> None:

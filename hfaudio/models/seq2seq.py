@@ -6,7 +6,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import GenerationConfig, GenerationMixin, PreTrainedModel
+from transformers import (
+    GenerationConfig,
+    GenerationMixin,
+    LogitsProcessorList,
+    PreTrainedModel,
+    WhisperTimeStampLogitsProcessor,
+)
 from transformers.modeling_outputs import BaseModelOutput
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
@@ -82,18 +88,23 @@ def generate(
     *,
     max_new_tokens: int | None = None,
     num_beams: int = 1,
+    temperature: float = 0.0,
+    timestamps: bool = False,
     with_log_probs: bool = False,
     static_cache: bool | None = None,
     synced_gpus: bool = False,
 ) -> Generated:
-    """One window of audio to tokens, greedily or by beam search, from a decoder prompt (B, P).
+    """One window of audio to tokens, greedily, by beam search or sampled, from a decoder prompt (B, P).
 
     Whisper's own `generate` searches languages, slides over windows and falls back to sampling; this is the one pass
     inside of it, for clips that are known to fit, and takes cropped clips.
 
     Args:
-        inputs: of the encoder, `input_features` (B, n_mels, T) or `input_values` with `attention_mask`.
+        inputs: of the encoder, `input_features` (B, n_mels, T), `input_values` with `attention_mask`, or what it has
+            given (`encoder_outputs`).
         max_new_tokens: by default as many as the decoder has positions for.
+        temperature: of sampling; 0 takes the most probable token.
+        timestamps: by the rules for time tokens, of a Whisper whose prompt does not forbid them.
         static_cache: of a fixed size, so that no memory is allocated in the loop; by default on accelerators (on a
             CPU attending to the empty places costs more).
         synced_gpus: go on until all ranks are done, where each of them holds a part of the weights.
@@ -106,7 +117,9 @@ def generate(
         max_length=start + min(room, max_new_tokens or room),
         max_new_tokens=None,
         num_beams=num_beams,
-        do_sample=False,
+        do_sample=temperature > 0,
+        temperature=temperature or 1.0,
+        top_k=0 if temperature > 0 else 50,  # all tokens, when sampling; 50 is the default that is not warned of
         cache_implementation="static" if static_cache else None,
         return_dict_in_generate=True,
         output_scores=with_log_probs,
@@ -114,16 +127,28 @@ def generate(
     if "input_features" in inputs and "attention_mask" not in inputs:  # Whisper needs none, generate() warns
         batch, _, frames = inputs["input_features"].shape
         inputs = inputs | {"attention_mask": prompt.new_ones(batch, frames)}
+    rules = [WhisperTimeStampLogitsProcessor(config, begin_index=start)] if timestamps else []
     output: Any = GenerationMixin.generate(
-        model, **inputs, decoder_input_ids=prompt, generation_config=config, synced_gpus=synced_gpus
+        model,
+        **inputs,
+        decoder_input_ids=prompt,
+        generation_config=config,
+        logits_processor=LogitsProcessorList(rules),
+        synced_gpus=synced_gpus,
     )
     ids = output.sequences[:, start:]
     ended = (ids == config.eos_token_id).cumsum(1)
     beyond = (ended - (ids == config.eos_token_id).long()) > 0  # the first end token itself stays
     log_probs = None
-    if with_log_probs:
+    if with_log_probs and num_beams == 1:
+        steps = [  # without the temperature, which would make improbable texts look good
+            (temperature or 1.0) * scores.float() for scores in output.scores
+        ]
+        chosen = [scores.log_softmax(-1).gather(1, ids[:, i : i + 1]) for i, scores in enumerate(steps)]
+        log_probs = torch.cat(chosen, 1).masked_fill(beyond, 0.0)
+    elif with_log_probs:
         scores = model.compute_transition_scores(
-            output.sequences, output.scores, output.beam_indices if num_beams > 1 else None, normalize_logits=True
+            output.sequences, output.scores, output.beam_indices, normalize_logits=True
         )
         log_probs = scores[:, : ids.shape[1]].masked_fill(beyond, 0.0)
     return Generated(ids.masked_fill(beyond, -100), log_probs)

@@ -242,7 +242,10 @@ class ForgettingReport:
         return found | ({"well_timed": share(sum(answer.well_timed), len(texts))} if probe.timed else {})
 
     def table(self) -> str:
-        """Markdown: each figure before and after in percent; of error rates the difference with its 95 % interval."""
+        """Markdown: each figure before and after in percent; of error rates the difference with its 95 % interval.
+
+        There is no interval for a single recording or speaker.
+        """
         lines = ["| probe | figure | n | before, % | after, % | difference |", "|---|---|---:|---:|---:|---:|"]
         for before, after in self.pairs:
             first, second = self.measures(before), self.measures(after)
@@ -257,4 +260,7 @@ class ForgettingReport:
         paired = paired_bootstrap(
             references, before.texts, after.texts, groups=before.probe.speakers, seed=self.seed, num_resamples=1000
         )
-        return f"{100 * paired.value:+.1f} ({100 * paired.low:+.1f} to {100 * paired.high:+.1f})"
+        change = f"{100 * paired.value:+.1f}"
+        if len(set(before.probe.speakers or range(len(references)))) == 1:
+            return change  # resampling one recording or speaker gives an interval of width 0
+        return f"{change} ({100 * paired.low:+.1f} to {100 * paired.high:+.1f})"

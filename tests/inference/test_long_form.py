@@ -2,7 +2,6 @@
 
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -20,12 +19,12 @@ from transformers import (
 
 from hfaudio.audio.io import AudioError
 from hfaudio.inference import long_form
-from hfaudio.inference.long_form import LongFormRecognizer, LongFormSettings, TimedText, moved, only_speech, overlaps
+from hfaudio.inference.long_form import LongFormRecognizer, LongFormSettings, TimedText, moved, regions
 from hfaudio.inference.transcribe import Transcriber
 from hfaudio.processing import build_char_tokenizer
 
 RATE = 16_000
-END, START = 266, 267  # of the tokenizer of small_whisper: 266 entries, end, 8 control tokens, times
+END = 266  # of the tokenizer of small_whisper: 266 entries, end, 8 control tokens, times
 FIRST_TIME = 275
 
 
@@ -56,13 +55,13 @@ def text_ids(opened, text: str) -> list[int]:
 def test_time_tokens_split_a_window(opened):
     assert opened[0].generation_config.no_timestamps_token_id + 1 == FIRST_TIME
     ids = [time_id(0), *text_ids(opened, "abc"), time_id(1.5), time_id(2), *text_ids(opened, "de"), time_id(3.5)]
-    found = recognizer(opened)._split(ids, None, seconds=3.0)
+    found = recognizer(opened)._split(ids, seconds=3.0)
     assert found == [TimedText("abc", 0.0, 1.5), TimedText("de", 2.0, 3.0)]  # no longer than the window
 
 
 def test_an_unfinished_segment_ends_with_the_window_and_is_not_lost(opened):
     ids = [time_id(0), *text_ids(opened, "abc"), time_id(1.5), time_id(1.5), *text_ids(opened, "de")]
-    assert recognizer(opened)._split(ids, None, seconds=3.0)[-1] == TimedText("de", 1.5, 3.0)
+    assert recognizer(opened)._split(ids, seconds=3.0)[-1] == TimedText("de", 1.5, 3.0)
 
 
 @pytest.mark.parametrize(
@@ -73,31 +72,15 @@ def test_two_time_tokens_at_the_end_say_that_more_is_to_come(opened, tail, stopp
     assert recognizer(opened)._stopped([time_id(0), 3, *tail]) == stopped
 
 
-def scripted(opened, windows):
-    """A model that writes for the n-th window of all calls what `windows` gives: ids behind the prompt."""
-    calls = iter(windows)
-    model = SimpleNamespace(
-        **{name: getattr(opened[0], name) for name in ("config", "generation_config", "device", "dtype")}
-    )
-
-    def generate(input_features, **options):
-        segments = []
-        for _ in input_features:
-            ids = torch.tensor([START, FIRST_TIME - 1, *next(calls)])
-            segments.append([{"result": {"sequences": ids}, "tokens": ids, "start": 0.0, "end": 0.0}])
-        return {"segments": segments}
-
-    model.generate = generate
-    model.eval = lambda: model
-    return model
-
-
-def test_chunks_go_on_where_the_model_stopped(opened):
+def test_chunks_go_on_where_the_model_stopped(opened, monkeypatch):
     first = [time_id(0), *text_ids(opened, "abc"), time_id(10), time_id(10)]
     second = [time_id(0), *text_ids(opened, "de"), time_id(4)]
     rest = [time_id(0), *text_ids(opened, "cab"), time_id(6)]
-    model = scripted(opened, [first, second, rest])
-    long = LongFormRecognizer(model, opened[1], LongFormSettings(way="chunked", word_times=False), progress=False)
+    written = iter([first, second, rest])
+    monkeypatch.setattr(
+        long_form, "decode_windows", lambda model, features, **options: [next(written) for _ in features]
+    )
+    long = recognizer(opened, way="chunked")
     found = long._chunked(np.zeros(50 * RATE, "f4"), [(0, 28 * RATE), (28 * RATE, 50 * RATE)])
     assert found == [TimedText("abc", 0, 10), TimedText("cab", 10, 16), TimedText("de", 28, 32)]
 
@@ -148,12 +131,48 @@ def test_sampling_at_a_temperature_is_repeatable_and_leaves_other_random_numbers
     assert [text.text for text in texts[0]] == [text.text for text in texts[1]] != [text.text for text in texts[2]]
 
 
-def test_speech_and_silence():
-    samples = np.ones(10, "f4")
-    assert only_speech(samples, [(2, 4), (6, 7)]).tolist() == [0, 0, 1, 1, 0, 0, 1, 0, 0, 0]
-    assert overlaps(TimedText("a", 1.0, 2.0), [(3, 5)], rate=2)  # 1.5 to 2.5 s
-    assert not overlaps(TimedText("a", 0.0, 1.5), [(3, 5)], rate=2)
+def test_regions_of_speech_and_moved_times():
+    assert regions([(0, 10), (12, 20), (25, 40)], gap=5) == [(0, 20), (25, 40)]
+    assert regions([], gap=5) == []
     assert moved(TimedText("a", 1.0, 2.0), 3.0) == TimedText("a", 4.0, 5.0)
+
+
+def test_with_vad_each_region_is_read_on_its_own(opened, monkeypatch):
+    spans = [(5 * RATE, 10 * RATE), (11 * RATE, 12 * RATE), (40 * RATE, 45 * RATE)]
+    monkeypatch.setattr(long_form, "speech_spans", lambda samples: spans)
+    monkeypatch.setattr(long_form, "check_installed", lambda: None)
+    long, seen = recognizer(opened, vad=True), []
+
+    def sequential(samples):
+        seen.append(len(samples) / RATE)
+        return [TimedText("x", 0.5, 1.0)]
+
+    monkeypatch.setattr(long, "_sequential", sequential)
+    found, _ = long(np_file(np.zeros(60 * RATE, "f4")))
+    assert seen == [7.0, 5.0]
+    assert [text.start for text in found] == [5.5, 40.5]
+
+
+@pytest.mark.parametrize("way", ["sequential", "chunked"])
+def test_a_piece_that_is_nearly_silent_does_not_stop_the_reading(opened, monkeypatch, way):
+    monkeypatch.setattr(long_form, "PIECE_SECONDS", 60.0)
+    monkeypatch.setattr(long_form, "check_installed", lambda: None)
+    monkeypatch.setattr(
+        long_form, "speech_spans", lambda samples: [(5 * RATE, 10 * RATE)] if len(samples) > 50 * RATE else []
+    )
+    long = recognizer(opened, way=way, vad=True, temperatures=(0.0,), word_times=False)
+    _found, seconds = long(np_file(0.01 * np.ones(130 * RATE, "f4")))
+    assert seconds == 130
+
+
+def test_a_segment_over_the_border_of_a_piece_is_read_again_from_its_start(opened, monkeypatch):
+    monkeypatch.setattr(long_form, "PIECE_SECONDS", 60.0)
+    long, starts = recognizer(opened), []
+    pieces = iter([[TimedText("early", 0.0, 5.0), TimedText("over", 28.0, 36.0)], [TimedText("over", 0.0, 8.0)], []])
+    monkeypatch.setattr(long, "_sequential", lambda samples: starts.append(len(samples) / RATE) or next(pieces))
+    found, _ = long(np_file(np.zeros(80 * RATE, "f4")))
+    assert starts == [60, 52]  # from 28 s on
+    assert found == [TimedText("early", 0.0, 5.0), TimedText("over", 28.0, 36.0)]
 
 
 def test_where_vad_hears_nothing_nothing_is_said(small_whisper):

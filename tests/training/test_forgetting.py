@@ -6,7 +6,7 @@ from transformers import AutoModelForSpeechSeq2Seq, AutoProcessor
 
 from hfaudio.data.datasets import DataArguments, RowCheck, check_rows, load_splits
 from hfaudio.metrics.error_rate import paired_bootstrap
-from hfaudio.training.adapters import AdapterArguments, add_adapter
+from hfaudio.training.adapters import AdapterArguments, add_adapter, plain_model
 from hfaudio.training.forgetting import (
     RATE,
     Answer,
@@ -119,6 +119,14 @@ def test_the_report_compares_the_same_clips():
     assert "| silence | text | 4 | 25.0 | 0.0 |" in report.table()
 
 
+@pytest.mark.parametrize(("count", "speakers"), [(1, None), (1, ["a"]), (3, ["a", "a", "a"])])
+def test_one_recording_or_speaker_has_no_interval(count, speakers):
+    probe = Probe("long", [], ["one two three four"] * count, speakers)
+    before, after = (Answer(probe, [text] * count, [True] * count) for text in ("one two three", "one"))
+    report = ForgettingReport([before], [after], normalizer="basic")
+    assert f"| long | wer | {count} | 25.0 | 75.0 | +50.0 |" in report.table()
+
+
 def test_a_model_with_an_adapter_in_training_is_asked_as_it_is(small_whisper, rows):
     model, processor = opened(small_whisper)
     probes = open_probes(ForgettingArguments(forgetting_examples=2, forgetting_long_seconds=2), rows, CHECK,
@@ -128,5 +136,5 @@ def test_a_model_with_an_adapter_in_training_is_asked_as_it_is(small_whisper, ro
     adapted = add_adapter(opened(small_whisper)[0], AdapterArguments(adapter="lora")).train()
     same = ask(adapted, processor, probes, **options)
     assert [answer.texts for answer in plain] == [answer.texts for answer in same]  # LoRA starts as no change
-    assert adapted.training
+    assert plain_model(adapted).training
     assert all(len(answer.texts) == len(answer.probe.clips) for answer in same)
