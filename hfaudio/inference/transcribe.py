@@ -168,7 +168,10 @@ class Transcriber:
 
 def load_config(model: str | os.PathLike[str], *, trust_remote_code: bool) -> PretrainedConfig:
     """The config of a model folder or Hub id, of an adapter that of its base; ValueError if there is none."""
-    adapter = find_adapter_config_file(os.fspath(model))
+    try:
+        adapter = find_adapter_config_file(os.fspath(model))
+    except OSError:  # no id of the Hub, which is said below
+        adapter = None
     if adapter is not None and not Path(adapter).with_name("config.json").exists():
         base = json.loads(Path(adapter).read_text(encoding="utf-8"))["base_model_name_or_path"]
         config = load_config(base, trust_remote_code=trust_remote_code)
