@@ -120,9 +120,30 @@ def build_parser() -> argparse.ArgumentParser:
     for name, option in DOCTOR_OPTIONS.items():
         command.add_argument(f"--{name}", default=argparse.SUPPRESS, **option)
 
+    command = commands.add_parser("codec", help="recordings to code files and back by a neural codec")
+    add_codec_commands(command.add_subparsers(dest="codec_command", required=True, metavar="COMMAND"))
+
     command = commands.add_parser("lm", help="n-gram language models: train, eval, mix, convert")
     add_lm_commands(command.add_subparsers(dest="lm_command", required=True, metavar="COMMAND"))
     return parser
+
+
+def add_codec_commands(commands: Any) -> None:
+    """The commands of `hfaudio codec`."""
+    command = commands.add_parser("encode", help="a recording to a code file")
+    command.set_defaults(run=run_codec_encode)
+    command.add_argument("file", metavar="FILE", type=Path, help="recording: wav, flac, ogg, mp3, m4a, mp4, webm")
+    command.add_argument("-o", "--output", type=Path, help="code file to write (FILE with .hfac)")
+    command.add_argument("--model", default="bundled", help="folder or Hub id of an EnCodec (the bundled one)")
+    command.add_argument("--bandwidth", type=float, help="kbit/s, one that the model has (its highest)")
+    command.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1 ... (cpu)")
+
+    command = commands.add_parser("decode", help="a code file to a recording")
+    command.set_defaults(run=run_codec_decode)
+    command.add_argument("file", metavar="FILE", type=Path, help="code file")
+    command.add_argument("-o", "--output", type=Path, help="recording to write: .wav, .flac, .ogg (FILE with .wav)")
+    command.add_argument("--model", help="folder or Hub id of the EnCodec (the one that the file names)")
+    command.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1 ... (cpu)")
 
 
 def add_lm_commands(commands: Any) -> None:
@@ -349,6 +370,42 @@ def run_doctor(arguments: argparse.Namespace) -> int:
         if file:
             file.write_text(write(report), encoding="utf-8")
     return 1 if report.verdict == "fix" else 0
+
+
+def run_codec_encode(arguments: argparse.Namespace) -> int:
+    """A code file, and its size to standard output."""
+    quiet_transformers()
+    from hfaudio.audio.io import AudioError, load_audio
+    from hfaudio.inference.codec import Codec, write_codes
+
+    codec = Codec(arguments.model, arguments.device)
+    try:
+        samples = load_audio(arguments.file, codec.config.sampling_rate, channels=codec.config.audio_channels)
+    except AudioError as error:
+        print(f"hfaudio codec encode: {error}", file=sys.stderr)
+        return 1
+    coded = codec.encode(samples, arguments.bandwidth)
+    output = arguments.output or arguments.file.with_suffix(".hfac")
+    write_codes(coded, output)
+    seconds = coded.num_samples / coded.sample_rate
+    print(f"{output}: {seconds:.2f} s, {coded.bits_per_second:,.0f} bit/s, {output.stat().st_size:,} bytes")
+    return 0
+
+
+def run_codec_decode(arguments: argparse.Namespace) -> int:
+    """A recording, and its length to standard output."""
+    if not arguments.file.is_file():
+        raise ValueError(f"there is no file {arguments.file}; check the path")
+    quiet_transformers()
+    from hfaudio.audio.io import save_audio
+    from hfaudio.inference.codec import Codec, read_codes
+
+    coded = read_codes(arguments.file)
+    samples = Codec(arguments.model or coded.model, arguments.device).decode(coded)
+    output = arguments.output or arguments.file.with_suffix(".wav")
+    save_audio(output, samples, coded.sample_rate)
+    print(f"{output}: {samples.shape[1] / coded.sample_rate:.2f} s, {coded.sample_rate} Hz, {coded.channels} channels")
+    return 0
 
 
 def run_lm_train(arguments: argparse.Namespace) -> int:

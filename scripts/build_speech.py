@@ -17,7 +17,7 @@ import subprocess
 import tempfile
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,81 +32,7 @@ from huggingface_hub import DatasetCardData
 from torchaudio.functional import resample
 from tqdm import tqdm
 
-# ---------------------------------------------------------------------------------------------------------------------
-# The language. A prompt states some facts about a piece of music; facts never contradict each other.
-
-INSTRUMENTS = ("piano", "guitar", "flute", "organ", "strings", "trumpet", "marimba", "synth")
-TEMPOS = {
-    "slow": ("slow", "calm", "gentle"),
-    "medium": ("medium", "steady", "relaxed"),
-    "fast": ("fast", "quick", "lively"),
-}
-MOODS = {  # the mood follows the mode
-    "major": ("happy", "bright", "cheerful"),
-    "minor": ("sad", "dark", "dreamy"),
-}
-TONICS = ("c", "c sharp", "d", "e flat", "e", "f", "f sharp", "g", "a flat", "a", "b flat", "b")  # by semitone
-FORMS = {  # the metre allows the form
-    "three four": ("tune", "song", "melody", "dance", "waltz"),
-    "four four": ("tune", "song", "melody", "dance", "march"),
-}
-TEMPLATES = (
-    "{tempo} {instrument} {form} in {key}",
-    "{mood} {tempo} {instrument} in {key}",
-    "{mood} {instrument} {form} in {metre} time",
-    "{tempo} {form} for {instrument} in {key}",
-    "{tempo} {mood} {form} in {metre} time",
-    "{key} {form} on the {instrument}",
-    "{instrument} in {key} {tempo} and {mood}",
-    "a {tempo} {form} for {instrument} in {metre} time",
-    "a {tempo} {mood} {form} in {key}",
-    "a {mood} {instrument} {form} in {key}",
-    "something {mood} and {tempo} in {key}",
-    "play a {mood} {form} on {instrument}",
-    "play the {instrument} in {key}",
-    "play me a {tempo} {form} in {metre} time on the {instrument}",
-    "please play something {mood} on the {instrument}",
-    "please play something {tempo} in {key}",
-    "can you play a {tempo} {form} in {key}",
-    "give me a {tempo} {mood} {instrument} {form}",
-    "i'd like a {mood} {form} for {instrument}",
-    "i want to hear a {form} in {key} and {metre} time",
-    "let's hear a {tempo} {form} on the {instrument}",
-    "make it {tempo} and {mood} with {instrument}",
-)
-
-
-@dataclass(frozen=True)
-class Facts:
-    """What a piece of music is, in the words of the language."""
-
-    instrument: str
-    tempo: str
-    mood: str
-    key: str
-    metre: str
-    form: str
-
-
-def draw_facts(rng: random.Random) -> Facts:
-    mode, metre = rng.choice(tuple(MOODS)), rng.choice(tuple(FORMS))
-    return Facts(
-        instrument=rng.choice(INSTRUMENTS),
-        tempo=rng.choice(TEMPOS[rng.choice(tuple(TEMPOS))]),
-        mood=rng.choice(MOODS[mode]),
-        key=f"{rng.choice(TONICS)} {mode}",
-        metre=metre,
-        form=rng.choice(FORMS[metre]),
-    )
-
-
-def draw_prompts(n: int, rng: random.Random) -> list[str]:
-    """n prompts, no two the same, so that splits cannot share one."""
-    prompts: dict[str, None] = {}
-    while len(prompts) < n:
-        prompts[rng.choice(TEMPLATES).format(**asdict(draw_facts(rng)))] = None
-    return list(prompts)
-
+from hfaudio.text.prompts import INSTRUMENTS, TEMPLATES, draw_prompts
 
 # ---------------------------------------------------------------------------------------------------------------------
 # The voices. A speaker is a person (slt speaks through two engines, kal through three) or, for the formant

@@ -1,4 +1,4 @@
-"""Audio from files, bytes and dataset rows as float32 mono at a wanted rate; the only module that opens audio.
+"""Audio from files, bytes and dataset rows as float32, mono or stereo, at a wanted rate; all audio is opened here.
 
 wav, flac, ogg (Vorbis, Opus) and mp3 are read by libsndfile; mp4, m4a, webm, mkv and raw aac by PyAV, an optional
 dependency: `pip install 'hfaudio[video]'`. Neither needs an FFmpeg program or torchcodec. The reader is chosen by the
@@ -65,10 +65,11 @@ class AudioInfo:
 
 
 def load_audio(
-    source: Source, sample_rate: int = 16_000, *, start: float = 0.0, seconds: float | None = None
+    source: Source, sample_rate: int = 16_000, *, start: float = 0.0, seconds: float | None = None, channels: int = 1
 ) -> np.ndarray:
     """Mono float32 samples (N,) at `sample_rate`: the mean of the channels, from `start` on, at most `seconds` long.
 
+    With `channels=2`, stereo (2, N): as it is, or mono twice; a source of more channels is then "unsupported".
     `source` is a path, the bytes of a file, a seekable binary file (read from its first byte), an undecoded row of
     `datasets` `{"bytes", "path"}`, or a decoded one `{"array", "sampling_rate"}` with (N,) or (channels, N) floats.
     The excerpt is cut first and resampled then, as if silence surrounded it. Samples of float files that lie outside
@@ -76,14 +77,19 @@ def load_audio(
     """
     if not (start >= 0 and (seconds is None or seconds > 0)):
         raise ValueError(f"start must be >= 0 and seconds > 0, got start={start}, seconds={seconds}")
+    if channels not in (1, 2):
+        raise ValueError(f"channels must be 1 (their mean) or 2 (stereo), got {channels}")
     with _open(source) as recording:
+        if channels == 2 and recording.channels > 2:
+            detail = f"stereo was asked of {recording.channels} channels; load with channels=1, or mix the file to two"
+            raise AudioError(recording.name, "unsupported", detail)
         first = round(start * recording.sample_rate)
         frames = None if seconds is None else max(1, round(seconds * recording.sample_rate))
-        blocks = _finite(recording.read(first, frames), recording.name)
+        blocks = _finite(recording.read(first, frames, channels), recording.name)
         pieces = list(resample_blocks(blocks, recording.sample_rate, sample_rate))
         if not pieces:
             raise AudioError(recording.name, "empty", f"no samples from {start:g} s on; leave the clip out")
-    return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
+    return pieces[0] if len(pieces) == 1 else np.concatenate(pieces, axis=-1)
 
 
 def stream_audio(
@@ -98,7 +104,7 @@ def stream_audio(
     if size < 1:
         raise ValueError(f"block_seconds must hold at least one sample at {sample_rate} Hz, got {block_seconds}")
     with _open(source) as recording:
-        blocks = _finite(recording.read(0, None), recording.name)
+        blocks = _finite(recording.read(0, None, 1), recording.name)
         empty = True
         for block in _regroup(resample_blocks(blocks, recording.sample_rate, sample_rate), size):
             empty = False
@@ -147,15 +153,15 @@ def save_audio(path: str | os.PathLike[str], samples: np.ndarray, sample_rate: i
 class _Recording:
     """An open source, to be used once.
 
-    `read(first, frames)` yields mono float32 blocks, `frames` None meaning up to the end; `count()` is the number of
-    frames that it would yield in all, from headers where they tell.
+    `read(first, frames, channels)` yields float32 blocks (n,) for one channel and (2, n) for two, `frames` None
+    meaning up to the end; `count()` is the number of frames that it would yield in all, from headers where they tell.
     """
 
     name: str
     sample_rate: int
     channels: int
     count: Callable[[], int]
-    read: Callable[[int, int | None], Iterator[np.ndarray]]
+    read: Callable[[int, int | None, int], Iterator[np.ndarray]]
 
 
 class _ForwardFile(soundfile.SoundFile):
@@ -232,13 +238,12 @@ def _decoded(row: Mapping[str, Any]) -> _Recording:
     if array.dtype.kind != "f" or array.ndim not in (1, 2):
         detail = f"expected floats (N,) or (channels, N), got {array.dtype} {array.shape}"
         raise AudioError(name, "unsupported", detail + "; divide 16-bit integers by 32768")
-    channels = np.atleast_2d(array)
-    mono = channels.mean(axis=0, dtype=np.float32)
+    samples = np.atleast_2d(array).astype(np.float32, copy=False)
 
-    def read(first: int, frames: int | None) -> Iterator[np.ndarray]:
-        yield from [part for part in [mono[first:][:frames]] if len(part)]
+    def read(first: int, frames: int | None, channels: int) -> Iterator[np.ndarray]:
+        yield from _after(0, 0, _mixed(samples[:, first:][:, :frames], channels))
 
-    return _Recording(name, int(row["sampling_rate"]), len(channels), lambda: len(mono), read)
+    return _Recording(name, int(row["sampling_rate"]), len(samples), lambda: samples.shape[1], read)
 
 
 @contextmanager
@@ -256,7 +261,7 @@ def _open_soundfile(file: BinaryIO, name: str) -> Iterator[_Recording]:
     shortest = 0 if promised is None else promised - (MP3_LENGTH_TOLERANCE if mp3 else 0)
     block_frames = round(BLOCK_SECONDS * sound.samplerate)
 
-    def read(first: int, frames: int | None) -> Iterator[np.ndarray]:
+    def read(first: int, frames: int | None, channels: int) -> Iterator[np.ndarray]:
         position = 0
         if first and promised is not None:
             position = sound.seek(min(first, promised))
@@ -264,7 +269,7 @@ def _open_soundfile(file: BinaryIO, name: str) -> Iterator[_Recording]:
         while position < end:
             want = int(min(block_frames, end - position))
             block = sound.read(want, dtype="float32", always_2d=True)
-            yield from _after(first, position, block.mean(axis=1))
+            yield from _after(first, position, _mixed(block.T, channels))
             position += len(block)
             if len(block) < want:
                 break
@@ -273,7 +278,7 @@ def _open_soundfile(file: BinaryIO, name: str) -> Iterator[_Recording]:
             raise AudioError(name, "corrupt", detail)
 
     def count() -> int:
-        return sum(map(len, read(0, None))) if promised is None else promised
+        return sum(map(len, read(0, None, 1))) if promised is None else promised
 
     with sound:
         try:
@@ -308,16 +313,16 @@ def _open_pyav(file: BinaryIO, name: str, container_format: str) -> Iterator[_Re
             if container_format == "mp4" and stream.duration and stream.time_base:
                 promised = round(float(stream.duration * stream.time_base) * rate)
 
-            def read(first: int, frames: int | None) -> Iterator[np.ndarray]:
+            def read(first: int, frames: int | None, channels: int) -> Iterator[np.ndarray]:
                 """From the beginning, dropping what comes before `first`: seeking in these files is not exact."""
                 position = 0
                 end = math.inf if frames is None else first + frames
                 resampler = av.AudioResampler(format="fltp", rate=rate)  # only the sample format changes
                 for frame in container.decode(stream):
                     for part in resampler.resample(frame):
-                        block = part.to_ndarray().mean(axis=0)[: None if frames is None else int(end) - position]
-                        yield from _after(first, position, block)
-                        position += len(block)
+                        wanted = part.to_ndarray()[:, : None if frames is None else int(end) - position]
+                        yield from _after(first, position, _mixed(wanted, channels))
+                        position += wanted.shape[1]
                     if position >= end:
                         return
                 if promised is not None and position < min(end, promised - MP4_LENGTH_TOLERANCE * rate):
@@ -339,10 +344,17 @@ def _open_pyav(file: BinaryIO, name: str, container_format: str) -> Iterator[_Re
         raise AudioError(name, "corrupt", f"{error}; the file is damaged, copy it again") from error
 
 
+def _mixed(block: np.ndarray, channels: int) -> np.ndarray:
+    """Samples (C, n) as their mean (n,), or for two channels as stereo (2, n) from C = 1 or 2; always a copy."""
+    if channels == 1:
+        return block.mean(axis=0)
+    return np.array(np.broadcast_to(block, (2, block.shape[1])), order="C")
+
+
 def _after(first: int, position: int, block: np.ndarray) -> Iterator[np.ndarray]:
     """The part of `block`, which begins at `position`, that lies at or after `first`; nothing if that is empty."""
-    part = block[max(0, first - position) :]
-    if len(part):
+    part = block[..., max(0, first - position) :]
+    if part.shape[-1]:
         yield part
 
 

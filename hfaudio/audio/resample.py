@@ -38,13 +38,12 @@ def resample(samples: Samples, from_rate: int, to_rate: int) -> Samples:
     if not samples.is_floating_point():
         raise TypeError(f"expected floating-point samples, got {samples.dtype}; divide 16-bit integers by 32768")
     kernel, width = _filters(ratio, samples.dtype, samples.device)
-    padded = F.pad(samples.reshape(-1, samples.shape[-1]), (width, width + ratio.denominator))
-    length = math.ceil(samples.shape[-1] * ratio)
-    return _convolve(padded, kernel, ratio)[:, :length].reshape(*samples.shape[:-1], length)
+    padded = F.pad(samples, (width, width + ratio.denominator))
+    return _convolve(padded, kernel, ratio)[..., : math.ceil(samples.shape[-1] * ratio)]
 
 
 def resample_blocks(blocks: Iterable[np.ndarray], from_rate: int, to_rate: int) -> Iterator[np.ndarray]:
-    """Blocks (n,) whose concatenation is `resample` of the concatenated input blocks; memory is that of one block."""
+    """Blocks (..., n) that concatenate to `resample` of the concatenated input blocks; memory is that of one block."""
     ratio = _ratio(from_rate, to_rate)
     if ratio == 1:
         yield from blocks
@@ -52,20 +51,21 @@ def resample_blocks(blocks: Iterable[np.ndarray], from_rate: int, to_rate: int) 
     kernel, width = _filters(ratio, torch.float32, torch.device("cpu"))
     hop = ratio.denominator
     # The filters for outputs [k * numerator, (k + 1) * numerator) read waiting[k * hop : (k + 1) * hop + 2 * width].
-    waiting = torch.zeros(width)
+    waiting: Tensor | None = None
     received = produced = 0
     for block in blocks:
-        received += len(block)
-        waiting = torch.cat([waiting, torch.from_numpy(block)])
-        steps = (len(waiting) - 2 * width) // hop
+        received += block.shape[-1]
+        before = torch.zeros(*block.shape[:-1], width) if waiting is None else waiting
+        waiting = torch.cat([before, torch.from_numpy(block)], dim=-1)
+        steps = (waiting.shape[-1] - 2 * width) // hop
         if steps > 0:
-            output = _convolve(waiting[None, : steps * hop + 2 * width], kernel, ratio)[0]
-            waiting = waiting[steps * hop :]
-            produced += len(output)
+            output = _convolve(waiting[..., : steps * hop + 2 * width], kernel, ratio)
+            waiting = waiting[..., steps * hop :]
+            produced += output.shape[-1]
             yield output.numpy()
     left = math.ceil(received * ratio) - produced
-    if left > 0:
-        yield _convolve(F.pad(waiting[None], (0, width + hop)), kernel, ratio)[0, :left].numpy()
+    if waiting is not None and left > 0:
+        yield _convolve(F.pad(waiting, (0, width + hop)), kernel, ratio)[..., :left].numpy()
 
 
 def _ratio(from_rate: int, to_rate: int) -> Fraction:
@@ -83,6 +83,7 @@ def _filters(ratio: Fraction, dtype: torch.dtype, device: torch.device) -> tuple
 
 
 def _convolve(padded: Tensor, kernel: Tensor, ratio: Fraction) -> Tensor:
-    """(B, N) samples with their context -> (B, numerator * steps)."""
-    phases = F.conv1d(padded[:, None], kernel, stride=ratio.denominator)  # (B, numerator, steps)
-    return phases.transpose(1, 2).reshape(len(padded), -1)
+    """(..., N) samples with their context -> (..., numerator * steps)."""
+    rows = padded.reshape(-1, 1, padded.shape[-1])
+    phases = F.conv1d(rows, kernel, stride=ratio.denominator)  # (B, numerator, steps)
+    return phases.transpose(1, 2).reshape(*padded.shape[:-1], ratio.numerator * phases.shape[-1])

@@ -36,6 +36,8 @@ REASONS = (
     "transcript longer than the decoder",
 )
 
+BUNDLED = {"bundled": "speech", "bundled_music": "music"}  # values of --dataset
+
 NO_AUDIO: dict[str, Any] = {"bytes": None, "path": None}  # what a null in the audio column stands for
 
 # The words datasets itself looks for in file names (datasets.data_files.SPLIT_KEYWORDS).
@@ -60,7 +62,7 @@ class DataArguments:
     dataset: str = field(
         default="bundled",
         metadata={
-            "help": "'bundled' (spoken music prompts), a dataset id on the Hub, a local folder (audiofolder with "
+            "help": "'bundled' (spoken music prompts), 'bundled_music', a Hub id, a local folder (audiofolder with "
             "metadata.csv or .jsonl, parquet, webdataset, csv or jsonl manifests), or one such file."
         },
     )
@@ -159,21 +161,26 @@ class DataArguments:
         }
 
 
-def load_splits(arguments: DataArguments) -> dict[str, Dataset | IterableDataset]:
+def load_splits(arguments: DataArguments, *, labelled: bool = True) -> dict[str, Dataset | IterableDataset]:
     """The rows to train, validate and (if there are any) test on, under "train", "validation" and "test".
+
+    With `labelled=False` the rows need no transcripts and have no column `text`.
 
     Only the training split is ever a stream: a streamed evaluation on two processes counts rows wrong
     (datasets 5.2 with accelerate 1.15), so the others are read into memory, still encoded; bound them with
     `max_eval_examples`. "test" is left out if no `test_split` was named and the dataset has no split "test".
     """
     opened = _open(arguments)
-    rows = {
-        "train": _first(_standard_split(arguments, opened, arguments.train_split), arguments.max_train_examples),
-        "validation": _first(_standard_split(arguments, opened, arguments.eval_split), arguments.max_eval_examples),
-    }
+    names = {"train": arguments.train_split, "validation": arguments.eval_split}
     if arguments.test_split is not None or "test" in opened.splits:
-        test = _standard_split(arguments, opened, arguments.test_split or "test")
-        rows["test"] = _first(test, arguments.max_eval_examples)
+        names["test"] = arguments.test_split or "test"
+    rows = {
+        name: _first(
+            _standard_split(arguments, opened, split, labelled=labelled),
+            arguments.max_train_examples if name == "train" else arguments.max_eval_examples,
+        )
+        for name, split in names.items()
+    }
     return {
         name: _as_stream(part) if name == "train" and arguments.streaming else _in_memory(part)
         for name, part in rows.items()
@@ -262,8 +269,8 @@ def locate(arguments: DataArguments) -> Source:
     The split of a parquet, tar or manifest file is read from its name, see `split_of_file`. One file is taken by
     its ending (.parquet, .tar, .csv, .tsv, .jsonl, .json). Anything else is an id on the Hub.
     """
-    if arguments.dataset == "bundled":
-        place = bundled_path("speech")
+    if arguments.dataset in BUNDLED:
+        place = bundled_path(BUNDLED[arguments.dataset])
     else:
         place = Path(arguments.dataset).expanduser()
     if not place.exists():
@@ -646,6 +653,8 @@ class RowCheck:
         num_frames: output frames that the model gives for a number of samples. Without these two every label fits.
         num_tokens: decoder positions that a row with this normalised text takes.
         max_tokens: decoder positions that there are. Without these two every text fits.
+        labelled: whether rows need a transcript.
+        channels: of the decoded samples: 1 for the mean of all, 2 for stereo.
     """
 
     sample_rate: int = 16_000
@@ -656,10 +665,12 @@ class RowCheck:
     num_frames: Callable[[int], int] | None = None
     num_tokens: Callable[[Mapping[str, Any], str], int] | None = None
     max_tokens: int | None = None
+    labelled: bool = True
+    channels: int = 1
 
     def __call__(self, row: Mapping[str, Any]) -> CheckedRow:
         """The verdict on a row."""
-        text = self.normalized(row["text"])
+        text = self.normalized(row.get("text"))
         reason, num_samples = AudioProbe(self.sample_rate).measure(row["audio"])
         return CheckedRow(reason or self.refusal(row, text, num_samples), num_samples / self.sample_rate, text)
 
@@ -669,22 +680,24 @@ class RowCheck:
         What only decoding shows (a damaged file, samples that are not finite) is left to `decode`.
         """
         seconds = header_seconds(row)
-        reason = self.refusal(row, self.normalized(row["text"]), round(seconds * self.sample_rate))
+        reason = self.refusal(row, self.normalized(row.get("text")), round(seconds * self.sample_rate))
         if reason is not None:
             raise SkipRow(reason)
         return seconds
 
     def decode(self, row: Mapping[str, Any]) -> tuple[np.ndarray, str]:
-        """Samples (N,) and normalised text; SkipRow if the row cannot be used.
+        """Samples (N,), or (2, N) with two channels, and normalised text; SkipRow if the row cannot be used.
 
         At most a second more than `max_seconds` is read, so that a recording of hours does not fill the memory.
         """
-        text = self.normalized(row["text"])
+        text = self.normalized(row.get("text"))
         try:
-            samples = load_audio(row["audio"] or NO_AUDIO, self.sample_rate, seconds=self.max_seconds + 1)
+            samples = load_audio(
+                row["audio"] or NO_AUDIO, self.sample_rate, seconds=self.max_seconds + 1, channels=self.channels
+            )
         except AudioError as error:
             raise SkipRow(error.reason) from error
-        reason = self.refusal(row, text, len(samples))
+        reason = self.refusal(row, text, samples.shape[-1])
         if reason is not None:
             raise SkipRow(reason)
         return samples, text
@@ -700,7 +713,7 @@ class RowCheck:
             return "too short"
         if seconds > self.max_seconds:
             return "too long"
-        if not text:
+        if self.labelled and not text:
             return "empty transcript"
         if self.min_frames and self.num_frames and self.num_frames(num_samples) < self.min_frames(text):
             return "label longer than its frames"
@@ -748,7 +761,8 @@ def check_rows(dataset: Dataset, row_check: RowCheck, num_proc: int | None = Non
         desc="checking audio",
     )
     counts = SkipCounts()
-    texts = [row_check.normalized(text) for text in dataset["text"]]
+    stored = dataset["text"] if row_check.labelled else [None] * len(dataset)
+    texts = [row_check.normalized(text) for text in stored]
     facts = dataset.remove_columns("audio")
     seconds: list[float] = []
     usable: list[int] = []
@@ -763,9 +777,12 @@ def check_rows(dataset: Dataset, row_check: RowCheck, num_proc: int | None = Non
             usable.append(index)
     if not usable:
         raise no_usable_rows(counts, row_check)
-    old = [column for column in ("text", "seconds") if column in dataset.column_names]
-    checked = dataset.remove_columns(old).add_column("text", texts).add_column("seconds", seconds)
-    return checked.select(usable), counts
+    new: dict[str, list[Any]] = {"text": texts} if row_check.labelled else {}
+    for column, values in (new | {"seconds": seconds}).items():
+        if column in dataset.column_names:
+            dataset = dataset.remove_columns(column)
+        dataset = dataset.add_column(column, values)
+    return dataset.select(usable), counts
 
 
 def no_usable_rows(counts: "SkipCounts", row_check: RowCheck) -> ValueError:

@@ -54,6 +54,16 @@ def share(count: int, n: int) -> Share:
     return Share(p, max(0.0, low) if count else 0.0, min(1.0, high) if count < n else 1.0, n, count)
 
 
+def mean(values: Sequence[float]) -> Mean:
+    """The mean of independent cases with its normal 95 % interval; ValueError for none."""
+    if not values:
+        raise ValueError("a mean needs at least one case, got none")
+    middle = math.fsum(values) / len(values)
+    variance = math.fsum((value - middle) ** 2 for value in values) / max(1, len(values) - 1)
+    half = 1.959963984540054 * math.sqrt(variance / len(values))
+    return Mean(middle, middle - half, middle + half, len(values))
+
+
 def command_line() -> str:
     """The command that started this process, with paths below the working folder written relative to it."""
     folder = f"{Path.cwd()}/"

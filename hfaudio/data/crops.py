@@ -1,0 +1,134 @@
+"""Training examples of fixed length cut out of recordings of any length, for models of audio without text."""
+
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import datasets
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from hfaudio.audio.augment import example_rng
+from hfaudio.audio.io import AudioError, load_audio
+from hfaudio.data.datasets import NO_AUDIO, RowCheck
+from hfaudio.data.sampler import BucketSampler
+
+Example = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class CropEncoder:
+    """Samples as `input_values` (channels, N) of `seconds`: a random piece of them, or all with silence behind.
+
+    The piece depends on seed, epoch and the row's id, not on the number of workers or ranks nor on a resume. It is
+    called as `hfaudio.data.examples.ExampleEncoder` is, so that streams take either.
+    """
+
+    seconds: float
+    sample_rate: int
+    seed: int = 0
+
+    @property
+    def num_samples(self) -> int:
+        return round(self.seconds * self.sample_rate)
+
+    def __call__(self, samples: np.ndarray, text: str, row: Mapping[str, Any], *, epoch: int) -> Example:
+        samples = np.atleast_2d(samples)
+        longest_start = max(0, samples.shape[1] - self.num_samples)
+        start = int(example_rng(self.seed, epoch, "crop", row["id"]).integers(longest_start + 1))
+        return {"input_values": self.filled(samples[:, start : start + self.num_samples])}
+
+    def filled(self, samples: np.ndarray) -> np.ndarray:
+        """Samples (channels, N), N at most `num_samples`, with silence behind."""
+        return np.pad(samples, ((0, 0), (0, self.num_samples - samples.shape[1])))
+
+
+class CropExamples(torch.utils.data.Dataset):
+    """Crops of a map-style dataset whose rows `check_rows` let pass: an epoch covers every recording once.
+
+    A recording of M seconds is divided into floor(M / crop) equal slots, at least one, and each epoch takes a crop
+    from a random place in each. Only the crop is read, where the format can seek.
+
+    Args:
+        keep_seconds: recordings of at most so many seconds in all are decoded once and kept in memory.
+    """
+
+    def __init__(
+        self, rows: datasets.Dataset, row_check: RowCheck, encoder: CropEncoder, *, keep_seconds: float = 0
+    ) -> None:
+        self.rows = rows
+        self.row_check = row_check
+        self.encoder = encoder
+        self.epoch = 0
+        lengths: list[float] = list(rows["seconds"])
+        self.slots = [
+            (row, slot, count)
+            for row, length in enumerate(lengths)
+            for count in [max(1, int(length / encoder.seconds))]
+            for slot in range(count)
+        ]
+        self.lengths = lengths
+        self.kept: Tensor | None = None  # (channels, all samples); a tensor, as workers get it without a copy
+        self.facts = rows.remove_columns("audio")
+        if sum(lengths) <= keep_seconds:
+            with ThreadPoolExecutor() as pool:  # libsndfile decodes outside Python's lock
+                decoded = pool.map(lambda row: np.atleast_2d(row_check.decode(row)[0]), rows)
+                clips = list(tqdm(decoded, total=len(rows), desc="decoding audio"))
+            self.ends = np.cumsum([0] + [clip.shape[1] for clip in clips])
+            self.kept = torch.from_numpy(np.concatenate(clips, axis=1)).share_memory_()
+
+    def set_epoch(self, epoch: int) -> None:
+        """Other crops in another epoch."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self.slots)
+
+    def __getitem__(self, index: int) -> Example:
+        row, slot, count = self.slots[index]
+        rng = example_rng(self.encoder.seed, self.epoch, f"crop {slot}", self.facts[row]["id"])
+        room = max(0.0, self.lengths[row] - self.encoder.seconds)
+        start = (slot + rng.random()) * room / count
+        return {"input_values": self.encoder.filled(self._read(row, start))}
+
+    def _read(self, row: int, start: float) -> np.ndarray:
+        """(channels, N) from `start` seconds on, at most a crop."""
+        if self.kept is not None:
+            first = self.ends[row] + round(start * self.encoder.sample_rate)
+            return self.kept[:, first : min(first + self.encoder.num_samples, self.ends[row + 1])].numpy()
+        audio = self.rows[row]["audio"] or NO_AUDIO
+        try:
+            samples = load_audio(
+                audio,
+                self.encoder.sample_rate,
+                start=start,
+                seconds=self.encoder.seconds,
+                channels=self.row_check.channels,
+            )
+        except AudioError as error:
+            raise RuntimeError(
+                f"row {self.facts[row]['id']} was fine when it was checked and is now refused ({error}); has its file "
+                "been replaced? Start again with the environment variable HF_DATASETS_CACHE at an empty folder"
+            ) from error
+        return np.atleast_2d(samples)[:, : self.encoder.num_samples]
+
+    def batches(
+        self,
+        max_seconds: float | None,
+        max_examples: int | None,
+        num_replicas: int,
+        rank: int,
+        seed: int,
+        step_multiple: int,
+    ) -> BucketSampler:
+        """What one rank trains on."""
+        seconds = [self.encoder.seconds] * len(self)
+        return BucketSampler(seconds, max_seconds, max_examples, num_replicas, rank, seed, step_multiple=step_multiple)
+
+
+def stack_crops(examples: list[Example]) -> dict[str, Tensor]:
+    """A batch `input_values` (B, channels, N) of crops."""
+    return {"input_values": torch.from_numpy(np.stack([example["input_values"] for example in examples]))}

@@ -1,0 +1,133 @@
+"""How good a codec in training is, what it sounds like, and pictures of both."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import datasets
+import matplotlib
+
+matplotlib.use("Agg")  # no window is opened, here or on a cluster
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+from accelerate.utils import gather_object
+from torch import Tensor
+from transformers import EncodecModel
+
+from hfaudio.audio.io import save_audio
+from hfaudio.data.datasets import RowCheck
+from hfaudio.metrics.results import Mean, mean
+from hfaudio.metrics.signal import mel_distance, si_sdr, stft_distance
+from hfaudio.models.codec import EncodecVAE, reconstruct
+from hfaudio.models.quantize import perplexity
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class CodecScore:
+    """Of one bandwidth; the lists hold a value for each clip, clips in any order."""
+
+    si_sdr: list[float]  # dB
+    mel: list[float]
+    stft: list[float]
+    code_counts: Tensor | None  # (K, V), how often each code was used; None without codes
+
+    def means(self) -> dict[str, Mean]:
+        """The three measures; SI-SDR without the silent clips, which have none."""
+        heard = [value for value in self.si_sdr if np.isfinite(value)]
+        measures = {"si_sdr": heard, "mel": self.mel, "stft": self.stft}
+        return {name: mean(values) for name, values in measures.items() if values}
+
+    def usage(self) -> dict[str, list[float]]:
+        """Of each codebook, the share of its codes that were used and their perplexity; empty without codes."""
+        if self.code_counts is None:
+            return {}
+        used = (self.code_counts > 0).float().mean(-1)
+        return {"used": used.tolist(), "perplexity": perplexity(self.code_counts).tolist()}
+
+
+def clips_of(rows: datasets.Dataset, row_check: RowCheck, max_seconds: float, rank: int, ranks: int) -> list[Tensor]:
+    """The beginnings (channels, N) of a rank's rows, decoded."""
+    longest = round(max_seconds * row_check.sample_rate)
+    own = rows.select(range(rank, len(rows), ranks))
+    return [torch.from_numpy(np.atleast_2d(row_check.decode(row)[0])[:, :longest]) for row in own]
+
+
+@torch.no_grad()
+def score_codec(
+    codec: EncodecModel | EncodecVAE, clips: Sequence[Tensor], bandwidth: float | None, device: torch.device
+) -> CodecScore:
+    """Clips (channels, N) of all ranks through the codec at a bandwidth in kbit/s (None: the highest), one by one.
+
+    Stereo is scored channel by channel. Clips shorter than the longest window of the distances get silence behind.
+    """
+    values: list[tuple[float, float, float]] = []
+    config = codec.config
+    counts = torch.zeros(config.num_quantizers, config.codebook_size)
+    has_codes = False
+    codec.eval()
+    for clip in clips:
+        made = reconstruct(codec, clip[None].to(device), bandwidth)
+        audio = made.audio[0].float().cpu()
+        pad = max(0, 2048 - clip.shape[-1])
+        real, copy = (torch.nn.functional.pad(x, (0, pad)) for x in (clip, audio))
+        measured = (si_sdr(real, copy), mel_distance(real, copy, config.sampling_rate), stft_distance(real, copy))
+        ratio, mel, stft = (float(part.mean()) for part in measured)
+        values.append((ratio, mel, stft))
+        if made.codes is not None:
+            has_codes = True
+            for stage, codes in enumerate(made.codes.cpu()):
+                counts[stage] += torch.bincount(codes.flatten(), minlength=config.codebook_size)
+    values = gather_object(values)
+    counts = sum(gather_object([counts]))
+    used_stages = counts.sum(-1) > 0
+    ratios, mels, stfts = (list(column) for column in zip(*values, strict=True))
+    return CodecScore(ratios, mels, stfts, counts[used_stages] if has_codes else None)
+
+
+def save_samples(codec: EncodecModel | EncodecVAE, clips: Sequence[Tensor], folder: Path, step: int) -> None:
+    """Clips and what the codec makes of them as FLAC, and a picture of their spectrograms."""
+    folder.mkdir(parents=True, exist_ok=True)
+    rate = codec.config.sampling_rate
+    figure, axes = plt.subplots(len(clips), 2, figsize=(11, 2 * len(clips)), layout="constrained", squeeze=False)
+    device = next(codec.parameters()).device
+    codec.eval()
+    for number, (clip, row) in enumerate(zip(clips, axes, strict=True)):
+        made = reconstruct(codec, clip[None].to(device)).audio[0].float().cpu()
+        save_audio(folder / f"{number}-original.flac", clip.numpy(), rate)
+        save_audio(folder / f"{number}-step-{step:06d}.flac", made.clamp(-1, 1).numpy(), rate)
+        for axis, audio, title in zip(row, (clip, made), ("original", f"step {step}"), strict=True):
+            axis.specgram(audio.mean(0).numpy() + 1e-6, NFFT=1024, Fs=rate, noverlap=768, vmin=-140, vmax=-30)
+            axis.set(title=title, ylabel="Hz")
+    figure.savefig(folder / f"step-{step:06d}.png", dpi=80)
+    plt.close(figure)
+
+
+CURVES = (  # panels of curves.png: title, names in the log
+    ("reconstruction (training crops)", ("mel", "stft")),
+    ("mel distance (validation)", ("eval_mel",)),
+    ("SI-SDR, dB (validation)", ("eval_si_sdr",)),
+    ("adversaries (training crops)", ("discriminator", "adversarial", "feature_matching")),
+    ("bottleneck", ("bottleneck",)),
+    ("codebooks: perplexity and share of codes used", ("eval_perplexity", "eval_used")),
+)
+
+
+def plot_codec_history(history: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """Picture of the losses and of the figures on validation over the steps."""
+    figure, axes = plt.subplots(2, 3, figsize=(14, 7), layout="constrained")
+    for axis, (title, names) in zip(axes.flat, CURVES, strict=True):
+        for name in names:
+            points = [(entry["step"], entry[name]) for entry in history if name in entry]
+            if points:
+                axis.plot(*zip(*points, strict=True), label=name, marker="." if len(points) < 40 else None)
+        axis.set(title=title, xlabel="step")
+        axis.grid(alpha=0.3)
+        if axis.lines:
+            axis.legend()
+    figure.savefig(path, dpi=100)
+    plt.close(figure)
