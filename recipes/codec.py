@@ -38,12 +38,15 @@ from hfaudio.models.discriminator import (
     feature_matching_loss,
     halves,
 )
+from hfaudio.models.guide import SpectralGuide
 from hfaudio.training.arguments import parse_arguments
 from hfaudio.training.codec_models import CodecArguments, build_codec
 from hfaudio.training.codec_report import clips_of, plot_codec_history, save_samples, score_codec
 from hfaudio.training.loop import LoopArguments, adamw, fit, make_accelerator
 
 logger = logging.getLogger(__name__)
+
+GUIDE_CROPS = 256  # on which the guide is fitted
 
 
 @dataclass
@@ -62,6 +65,7 @@ class LossArguments:
     waveform_weight: float = field(default=0.1, metadata={"help": "L1 distance of samples."})
     mel_weight: float = field(default=1.0, metadata={"help": "Distance of mel spectra."})
     stft_weight: float = field(default=1.0, metadata={"help": "Distance of magnitude spectra."})
+    complex_weight: float = field(default=1.0, metadata={"help": "Distance of complex spectra, phases included."})
     adversarial_weight: float = field(default=1.5, metadata={"help": "Discriminators: hinge and feature matching."})
     adversarial_start: int = field(default=1000, metadata={"help": "Step at which the discriminators begin."})
     discriminator_every: int = field(default=2, metadata={"help": "Discriminators learn at every N-th step."})
@@ -99,6 +103,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
             "waveform": loss_args.waveform_weight,
             "mel": loss_args.mel_weight,
             "stft": loss_args.stft_weight,
+            "complex": loss_args.complex_weight,
             "adversarial": loss_args.adversarial_weight,
         }
     ).to(accelerator.device)
@@ -136,27 +141,34 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     few = random_rows(splits["validation"], data_args.eval_clips, args.seed)
     few_clips = clips_of(few, row_check, data_args.eval_seconds, rank, ranks)
 
+    # What a new codec starts with. A pretrained one has its own latents.
+    guide = SpectralGuide(rate, stock.config.hop_length, stock.config.hidden_size)
+    guide_steps = codec_args.guide_steps if codec_args.model is None else 0
+    if guide_steps and not args.resume_from_checkpoint:
+        guide.fit(first_crops(loader, GUIDE_CROPS))
+    guide.to(accelerator.device)
+
     # Two optimisers: of the codec from the first step, of the adversaries from theirs.
     codec_optimizer, codec_schedule = adamw(codec, args)
     adversary_optimizer, adversary_schedule = adamw(discriminator, args, start=loss_args.adversarial_start)
     codec, discriminator, codec_optimizer, adversary_optimizer = accelerator.prepare(
         codec, discriminator, codec_optimizer, adversary_optimizer
     )
-    accelerator.register_for_checkpointing(codec_schedule, adversary_schedule, balancer)
+    accelerator.register_for_checkpointing(codec_schedule, adversary_schedule, balancer, guide)
     judge = accelerator.unwrap_model(discriminator)  # for the codec's turn, in which it learns nothing
 
     def step(batch: dict[str, Tensor], number: int) -> dict[str, Tensor]:
         audio = batch["input_values"]
         codec.train()
         with accelerator.autocast():
-            made = codec(audio, bottleneck=number >= codec_args.quantizer_start or codec_args.model is not None)
+            made = codec(audio, guide(audio) if number < guide_steps else None)
         copy = made.audio.float()
         losses = spectral_loss(audio, copy) | {"waveform": (audio - copy).abs().mean()}
-        figures = dict(losses) | {"bottleneck": made.bottleneck_loss}
+        figures = dict(losses) | {"guide" if number < guide_steps else "bottleneck": made.bottleneck_loss}
 
         if number >= loss_args.adversarial_start:
             piece = random_piece(audio.shape[-1], round(loss_args.discriminator_seconds * rate), args.seed, number)
-            if number % loss_args.discriminator_every == 0:
+            if (number - loss_args.adversarial_start) % loss_args.discriminator_every == 0:
                 with accelerator.autocast():
                     pair = discriminator(torch.cat([audio[..., piece], copy[..., piece].detach()]))
                 real, fake = halves(pair)
@@ -177,7 +189,8 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
         # One backward pass through the codec, from the balanced gradient at its output.
         gradient = balancer(losses, copy)
         codec_optimizer.zero_grad()
-        accelerator.backward((gradient * copy).sum() + codec_args.bottleneck_weight * made.bottleneck_loss)
+        bottleneck_weight = 1.0 if number < guide_steps else codec_args.bottleneck_weight
+        accelerator.backward((gradient * copy).sum() + bottleneck_weight * made.bottleneck_loss)
         figures["grad_norm"] = accelerator.clip_grad_norm_(codec.parameters(), args.max_grad_norm)
         codec_optimizer.step()
         codec_schedule.step()
@@ -220,6 +233,18 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
         skipped=skipped,
         steps=args.max_steps,
     )
+
+
+def first_crops(loader: BatchLoader, count: int) -> Tensor:
+    """At least so many of the first training examples (B, channels, N), or all, which will come again in training."""
+    place, batches, found = loader.state_dict(), [], 0
+    for batch in loader:
+        batches.append(batch["input_values"])
+        found += len(batches[-1])
+        if found >= count:
+            break
+    loader.load_state_dict(place)
+    return torch.cat(batches)
 
 
 def random_piece(length: int, size: int, seed: int, step: int) -> slice:

@@ -24,7 +24,7 @@ from accelerate import PartialState
 from tqdm import tqdm
 
 from hfaudio.audio.io import AudioError, load_audio
-from hfaudio.data.datasets import DataArguments, load_unlabelled, own_rows
+from hfaudio.data.datasets import DataArguments, load_split, own_rows
 from hfaudio.inference.teacher import Teacher
 from hfaudio.metrics.results import command_line
 from hfaudio.training.arguments import parse_arguments
@@ -66,7 +66,8 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     check_settings(output / "settings.json", settings, is_main=rank == 0)
     state.wait_for_everyone()
     done = len(list(output.glob(f"train-{rank}-*.parquet")))
-    rows = own_rows(load_unlabelled(data_args, data_args.train_split), rank, ranks).skip(done * args.part_rows)
+    rows = own_rows(load_split(data_args, data_args.train_split, labelled=False), rank, ranks)
+    rows = rows.skip(done * args.part_rows)
 
     # Part by part: decode, label, keep or reject; a part counts when its file has its final name.
     teacher = Teacher(

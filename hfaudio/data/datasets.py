@@ -187,8 +187,10 @@ def load_splits(arguments: DataArguments, *, labelled: bool = True) -> dict[str,
     }
 
 
-def load_split(arguments: DataArguments, split: str) -> Dataset | IterableDataset:
+def load_split(arguments: DataArguments, split: str, *, labelled: bool = True) -> Dataset | IterableDataset:
     """The rows of one split with the columns `audio`, `text`, `id` and, if known, `speaker`; others are dropped.
+
+    With `labelled=False` the rows need no transcripts and have no column `text`.
 
     `audio` is `{"bytes", "path"}` as stored, never decoded; the last three are strings. Without an id column the
     id is the row's number, or in a true stream a hash of the encoded audio: the same for every number of workers,
@@ -199,13 +201,7 @@ def load_split(arguments: DataArguments, split: str) -> Dataset | IterableDatase
     Raises ValueError, naming what exists and the option to set, for a dataset, split or column that does not
     exist, an empty split, and columns that do not hold audio or text.
     """
-    rows = _standard_split(arguments, _open(arguments), split)
-    return _as_stream(rows) if arguments.streaming else rows
-
-
-def load_unlabelled(arguments: DataArguments, split: str) -> Dataset | IterableDataset:
-    """As `load_split`, of recordings that need no transcripts: without the column `text`."""
-    rows = _standard_split(arguments, _open(arguments), split, labelled=False)
+    rows = _standard_split(arguments, _open(arguments), split, labelled=labelled)
     return _as_stream(rows) if arguments.streaming else rows
 
 

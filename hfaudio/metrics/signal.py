@@ -4,9 +4,9 @@ Signals are tensors or arrays (..., N), reference and estimate of one shape; the
 for each signal, on the estimate's device. All are differentiable, with finite gradients for silent clips. Half
 precision is computed in float32.
 
-The two spectral distances are those of the Descript Audio Codec (DAC, Kumar et al. 2023, arXiv 2306.06546, section
-4.4) as its repository computes them, sums over window lengths included, so that values stand beside the paper's. They
-depend on the level of the signals and on the sample rate: compare clips at one rate.
+The two spectral distances are those by which the Descript Audio Codec was evaluated (DAC, Kumar et al. 2023, arXiv
+2306.06546, section 4.4), as its repository computes them: sums over window lengths, spectra not normalised. The
+paper's values are of clips at 44.1 kHz. The distances depend on level and sample rate: compare at one rate.
 """
 
 import warnings
@@ -21,7 +21,15 @@ LIMIT_DB = 100.0  # of SI-SDR; the rounding noise of 16-bit samples lies 98 dB u
 SILENCE = 1e-10  # mean square, -100 dB full scale: about the rounding noise of 16-bit samples
 FLOOR = 1e-5  # of magnitudes: DAC's clamp_eps
 
-MEL_BANDS = {32: 5, 64: 10, 128: 20, 256: 40, 512: 80, 1024: 160, 2048: 320}  # by window length; DAC, conf/final
+MEL_BANDS = {
+    32: 5,
+    64: 10,
+    128: 20,
+    256: 40,
+    512: 80,
+    1024: 160,
+    2048: 320,
+}  # by window length; DAC, conf/final/44khz.yml
 STFT_WINDOWS = (2048, 512)
 
 

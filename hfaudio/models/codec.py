@@ -53,22 +53,22 @@ class TrainableEncodec(nn.Module):
         self.register_buffer("num_recent", torch.zeros((), dtype=torch.int64))
         self._is_initialised = False  # once it is known: asking the codebooks waits for the device
 
-    def forward(self, audio: Tensor, *, bottleneck: bool = True) -> Reconstruction:
+    def forward(self, audio: Tensor, guide: Tensor | None = None) -> Reconstruction:
         """Audio through the codec; N need not be a multiple of the hop.
 
-        Without the bottleneck the decoder gets the latents themselves. A new codec learns that first: codebooks made
-        from the latents of an untrained encoder collapse (3 of 512 codes of the first one in use after 200 steps).
+        With a guide, latents (B, D, T) as of `hfaudio.models.guide`, encoder and decoder learn apart: the decoder gets
+        the guide, and the loss is the encoder's distance to it (L1).
         """
         scaled, scale = self._scaled(audio)
         latents = self.codec.encoder(scaled)
-        if bottleneck:
+        if guide is None:
             if self.training:
                 self._initialise(latents)
             quantized = self.rvq(latents, self._num_quantizers(audio) if self.training else None)
             latents, loss, codes = quantized.latents, quantized.commitment, quantized.codes
         else:
             self._remember(latents)
-            loss, codes = latents.new_zeros(()), None
+            latents, loss, codes = guide, (latents - guide).abs().mean(), None
         return Reconstruction(self.codec.decoder(latents)[..., : audio.shape[-1]] * scale, loss, codes)
 
     @torch.no_grad()
@@ -104,8 +104,8 @@ class EncodecVAE(EncodecPreTrainedModel):
     """EnCodec's encoder and decoder around a Gaussian bottleneck: continuous latents instead of codes.
 
     The posterior of each latent frame is a diagonal Gaussian against a standard normal prior (Kingma and Welling 2013,
-    arXiv 1312.6114), as in the autoencoders of latent diffusion. The folder opens by `EncodecVAE.from_pretrained`, or
-    after `import hfaudio.auto` by `AutoModel`; MusicGen, which needs codes, cannot use it.
+    arXiv 1312.6114), as in the autoencoders of latent diffusion. The folder opens by `EncodecVAE.from_pretrained`;
+    MusicGen, which needs codes, cannot use it.
     """
 
     def __init__(self, config: EncodecConfig) -> None:
@@ -124,15 +124,19 @@ class EncodecVAE(EncodecPreTrainedModel):
         """Audio (B, channels, T * hop_length)."""
         return self.decoder(latents)
 
-    def forward(self, audio: Tensor, *, bottleneck: bool = True) -> Reconstruction:
-        """Audio through the model: by a sample of the posterior in training, by its mean otherwise."""
+    def forward(self, audio: Tensor, guide: Tensor | None = None) -> Reconstruction:
+        """Audio through the model: by a sample of the posterior in training, by its mean otherwise.
+
+        With a guide as in `TrainableEncodec.forward`.
+        """
         mean, log_variance = self.encode(audio)
+        if guide is not None:
+            return Reconstruction(self.decode(guide)[..., : audio.shape[-1]], (mean - guide).abs().mean(), None)
         latents = mean
-        if self.training and bottleneck:
+        if self.training:
             latents = mean + torch.exp(0.5 * log_variance) * torch.randn_like(mean)
         divergence = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance)  # of each latent, in nats
-        loss = divergence.mean() if bottleneck else divergence.new_zeros(())
-        return Reconstruction(self.decode(latents)[..., : audio.shape[-1]], loss, None)
+        return Reconstruction(self.decode(latents)[..., : audio.shape[-1]], divergence.mean(), None)
 
 
 @torch.no_grad()

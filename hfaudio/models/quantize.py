@@ -54,16 +54,13 @@ class ResidualVectorQuantization(nn.Module):
         self, quantizer: EncodecResidualVectorQuantizer, *, decay: float = 0.99, dead_share: float = 0.1, seed: int = 0
     ) -> None:
         super().__init__()
-        self.quantizer = quantizer
+        # A plain list, as they belong to the codec, in whose state they are.
+        self.codebooks: list[EncodecEuclideanCodebook] = [layer.codebook for layer in quantizer.layers]  # type: ignore[misc]
         self.decay = decay
         self.dead_share = dead_share
         self.seed = seed
         self.updates: Tensor
         self.register_buffer("updates", torch.zeros((), dtype=torch.int64))  # so far, which the replacements depend on
-
-    @property
-    def codebooks(self) -> list[EncodecEuclideanCodebook]:
-        return [layer.codebook for layer in self.quantizer.layers]  # type: ignore[misc]
 
     @property
     def is_initialised(self) -> bool:

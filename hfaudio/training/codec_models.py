@@ -41,8 +41,11 @@ class CodecArguments:
     quantizer_dropout: float = field(
         default=0.5, metadata={"help": "Share of examples that use a random number of codebooks in training."}
     )
-    quantizer_start: int = field(
-        default=300, metadata={"help": "Steps that a new codec trains without its bottleneck before codebooks begin."}
+    guide_steps: int = field(
+        default=1500,
+        metadata={
+            "help": "Steps in which encoder and decoder of a new codec learn apart, by a spectrum's components."
+        },
     )
     codebook_decay: float = field(default=0.99, metadata={"help": "Of the moving averages of the codebooks."})
     dead_share: float = field(

@@ -38,7 +38,7 @@ class LoopArguments:
     warmup_steps: int = field(default=50, metadata={"help": "Steps in which the learning rate rises."})
     min_lr_ratio: float = field(default=0.05, metadata={"help": "Learning rate at the end, of the highest (cosine)."})
     weight_decay: float = field(default=0.01, metadata={"help": "Of AdamW."})
-    max_grad_norm: float = field(default=1.0, metadata={"help": "Gradients are clipped to this norm."})
+    max_grad_norm: float = field(default=10.0, metadata={"help": "Gradients are clipped to this norm."})
     logging_steps: int = field(default=20, metadata={"help": "Log every N steps."})
     eval_steps: int = field(default=500, metadata={"help": "Evaluate every N steps, and at the last one."})
     save_steps: int = field(default=500, metadata={"help": "Save every N steps, and at the last one."})

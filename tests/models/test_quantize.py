@@ -3,7 +3,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import Tensor
-from transformers import EncodecConfig, EncodecModel
+from transformers import EncodecConfig
 from transformers.models.encodec.modeling_encodec import EncodecResidualVectorQuantizer
 
 from hfaudio.models.quantize import ResidualVectorQuantization, k_means, perplexity
@@ -11,11 +11,17 @@ from hfaudio.models.quantize import ResidualVectorQuantization, k_means, perplex
 SIZE, DIM, STAGES = 16, 4, 3
 
 
-def quantizer(seed: int = 0, decay: float = 0.9, stages: int = STAGES) -> ResidualVectorQuantization:
-    """Three codebooks of 16 random vectors, each stage at a smaller scale."""
+def stock_quantizer(stages: int = STAGES) -> EncodecResidualVectorQuantizer:
     config = EncodecConfig(codebook_size=SIZE, hidden_size=DIM, upsampling_ratios=[2], sampling_rate=1000)
     config.target_bandwidths = [stages * 4 * 0.5]
-    rvq = ResidualVectorQuantization(EncodecResidualVectorQuantizer(config), decay=decay)
+    return EncodecResidualVectorQuantizer(config)
+
+
+def quantizer(
+    seed: int = 0, decay: float = 0.9, stages: int = STAGES, stock: EncodecResidualVectorQuantizer | None = None
+) -> ResidualVectorQuantization:
+    """Three codebooks of 16 random vectors, each stage at a smaller scale."""
+    rvq = ResidualVectorQuantization(stock or stock_quantizer(stages), decay=decay)
     generator = torch.Generator().manual_seed(seed)
     for stage, book in enumerate(rvq.codebooks):
         book.embed.copy_(torch.randn(SIZE, DIM, generator=generator) * 0.5**stage)
@@ -29,11 +35,11 @@ def latents(seed: int = 1, batch: int = 2, frames: int = 20) -> Tensor:
 
 
 def test_codes_and_sum_are_those_of_transformers() -> None:
-    rvq = quantizer().eval()
-    result = rvq(latents())
-    expected = rvq.quantizer.encode(latents())
+    stock = stock_quantizer()
+    result = quantizer(stock=stock).eval()(latents())
+    expected = stock.encode(latents())
     assert torch.equal(result.codes, expected)
-    torch.testing.assert_close(result.latents, rvq.quantizer.decode(expected))
+    torch.testing.assert_close(result.latents, stock.decode(expected))
 
 
 def test_the_straight_through_gradient_is_one() -> None:
@@ -68,11 +74,10 @@ def test_the_commitment_loss_is_the_mean_squared_residual() -> None:
 
 
 def test_an_example_with_fewer_quantizers_is_the_sum_of_the_first_ones() -> None:
-    rvq = quantizer().eval()
-    x = latents()
-    mixed = rvq(x, torch.tensor([1, 3]))
-    torch.testing.assert_close(mixed.latents[:1], rvq.quantizer.decode(rvq.quantizer.encode(x)[:1])[:1])
-    torch.testing.assert_close(mixed.latents[1:], rvq.quantizer.decode(rvq.quantizer.encode(x))[1:])
+    stock, x = stock_quantizer(), latents()
+    mixed = quantizer(stock=stock).eval()(x, torch.tensor([1, 3]))
+    torch.testing.assert_close(mixed.latents[:1], stock.decode(stock.encode(x)[:1])[:1])
+    torch.testing.assert_close(mixed.latents[1:], stock.decode(stock.encode(x))[1:])
 
 
 def test_codebooks_move_to_the_mean_of_their_vectors() -> None:
@@ -89,10 +94,11 @@ def test_codebooks_move_to_the_mean_of_their_vectors() -> None:
 
 
 def test_evaluation_changes_no_codebook() -> None:
-    rvq = quantizer().eval()
-    before = {name: value.clone() for name, value in rvq.state_dict().items()}
+    stock = stock_quantizer()
+    rvq = quantizer(stock=stock).eval()
+    before = {name: value.clone() for name, value in stock.state_dict().items()}
     rvq(latents())
-    assert all(torch.equal(value, before[name]) for name, value in rvq.state_dict().items())
+    assert all(torch.equal(value, before[name]) for name, value in stock.state_dict().items())
 
 
 def used_after_training(rvq: ResidualVectorQuantization, steps: int = 300) -> float:
@@ -121,9 +127,7 @@ def test_dead_codes_stay_dead_if_the_moving_averages_are_not_replaced(monkeypatc
 
 
 def test_fresh_codebooks_are_all_in_use_after_k_means() -> None:
-    config = EncodecConfig(codebook_size=SIZE, hidden_size=DIM, upsampling_ratios=[2], sampling_rate=1000)
-    config.target_bandwidths = [STAGES * 4 * 0.5]
-    rvq = ResidualVectorQuantization(EncodecModel(config).quantizer)
+    rvq = ResidualVectorQuantization(stock_quantizer())
     assert not rvq.is_initialised
     rvq.initialise(latents(batch=1, frames=2000)[0].T, batch_size=100)
     assert rvq.is_initialised
@@ -151,11 +155,11 @@ def test_perplexity_of_even_and_of_single_use() -> None:
 def update_on_ranks(rank: int, world: int, file: str, queue) -> None:
     dist.init_process_group("gloo", init_method=f"file://{file}", rank=rank, world_size=world)
     assert dist.get_world_size() == world
-    rvq = quantizer()
-    batch = latents(batch=4)
+    stock, batch = stock_quantizer(), latents(batch=4)
+    rvq = quantizer(stock=stock)
     for _ in range(3):
         rvq(batch[rank * 4 // world : (rank + 1) * 4 // world])
-    queue.put((rank, [buffer.numpy() for buffer in rvq.state_dict().values()]))
+    queue.put((rank, [buffer.numpy() for buffer in stock.state_dict().values()]))
     dist.destroy_process_group()
 
 
@@ -170,9 +174,10 @@ def test_two_ranks_update_as_one_with_the_joined_batch(tmp_path) -> None:
     results = dict(queue.get(timeout=120) for _ in workers)
     for worker in workers:
         worker.join()
-    alone = quantizer()
+    stock = stock_quantizer()
+    alone = quantizer(stock=stock)
     for _ in range(3):
         alone(latents(batch=4))
-    for mine, other, expected in zip(results[0], results[1], alone.state_dict().values(), strict=True):
+    for mine, other, expected in zip(results[0], results[1], stock.state_dict().values(), strict=True):
         torch.testing.assert_close(torch.from_numpy(mine), torch.from_numpy(other), rtol=0, atol=0)
         torch.testing.assert_close(torch.from_numpy(mine), expected)
