@@ -197,6 +197,8 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
         return figures
 
     def evaluate(number: int) -> dict[str, float]:
+        if number <= guide_steps:  # there are no codebooks yet
+            return {}
         score = score_codec(stock, few_clips, None, accelerator.device)
         if is_main:
             save_samples(stock, few_clips[:4], output_dir / "samples", number)

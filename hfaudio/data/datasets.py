@@ -273,7 +273,7 @@ def locate(arguments: DataArguments) -> Source:
         return Source(arguments.dataset, {"name": arguments.dataset_config})
     place = place.resolve()
     if place.is_dir() and _card_has_configs(place):
-        return Source(str(place), {"name": arguments.dataset_config}, place)
+        return Source(str(place), {"name": arguments.dataset_config, "cache_dir": _own_cache(place)}, place)
     if arguments.dataset_config is not None:
         raise ValueError(
             f"{place} has no configurations (no README.md with 'configs:'); leave out "
@@ -338,6 +338,18 @@ def _files_source(arguments: DataArguments, folder: Path, files: list[Path]) -> 
 def _card_has_configs(folder: Path) -> bool:
     card = folder / "README.md"
     return card.is_file() and "configs" in DatasetCard.load(card).data.to_dict()
+
+
+def _own_cache(folder: Path) -> str:
+    """A cache folder for this folder as it is now.
+
+    datasets 5.2 keeps what it has prepared of a folder with a card under the folder's name and configuration alone:
+    of two folders called "music" the second gives the rows of the first, and so does one whose files have changed.
+    """
+    files = sorted(file for file in folder.rglob("*") if file.is_file())
+    state = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    digest = hashlib.sha256(repr(state).encode()).hexdigest()
+    return str(Path(datasets.config.HF_DATASETS_CACHE, f"{folder.name}-{digest[:16]}"))
 
 
 @dataclass(frozen=True)

@@ -110,7 +110,7 @@ def adamw(
 
 
 Step = Callable[[Inputs, int], Mapping[str, Tensor]]  # (batch, number of the step) -> scalars for the log
-Evaluate = Callable[[int], Mapping[str, float]]  # number of steps done -> figures for the log
+Evaluate = Callable[[int], Mapping[str, float]]  # number of steps done -> figures for the log, or none
 
 
 def fit(
@@ -146,8 +146,8 @@ def fit(
             figures = _means(accelerator, sums, counts)
             history.append({"step": done, **figures, **loader.progress()})
             _log(accelerator, history[-1], bar)
-        if done % args.eval_steps == 0 or ends:
-            history.append({"step": done, **evaluate(done)})
+        if (done % args.eval_steps == 0 or ends) and (figures := dict(evaluate(done))):
+            history.append({"step": done, **figures})
             _log(accelerator, history[-1], bar)
         if done % args.save_steps == 0 or ends:
             _save(accelerator, args, {"step": done, "loader": loader.state_dict(), "history": history})

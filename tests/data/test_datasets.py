@@ -235,6 +235,20 @@ def test_configurations_of_a_dataset_card(tmp_path: Path) -> None:
         load_split(DataArguments(dataset=str(tmp_path)), "train")
 
 
+def test_folders_of_one_name_do_not_share_a_cache(tmp_path: Path) -> None:
+    """datasets 5.2 alone gives the rows of the first folder for the second, and for a folder that has changed."""
+    card = "---\nconfigs:\n- config_name: default\n  data_files:\n  - split: train\n    path: train.parquet\n---\n"
+    found = []
+    for place, texts in (("first", ["one"]), ("second", ["two"]), ("second", ["three", "four"])):
+        folder = tmp_path / place / "tunes"
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "README.md").write_text(card)
+        rows = [{"audio": {"bytes": b"", "path": None}, "text": text} for text in texts]
+        pq.write_table(pa.Table.from_pylist(rows), folder / "train.parquet")
+        found.append(list(load_split(DataArguments(dataset=str(folder)), "train")["text"]))
+    assert found == [["one"], ["two"], ["three", "four"]]
+
+
 @pytest.mark.parametrize(
     ("file", "split"),
     [
