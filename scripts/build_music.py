@@ -11,6 +11,7 @@ clips. A tune is in one split only, and twelve pairs of instrument and key are i
 
 import argparse
 import random
+import re
 import shutil
 import subprocess
 import tempfile
@@ -189,7 +190,9 @@ Audio: {sample_rate:,} Hz, {channels}, {file_format}, {kbits:.0f} kbit/s; clips 
 
 ## How it was made
 
-`python {command}` with {fluidsynth} and FluidR3 GM (Frank Wen, MIT licence; Debian's fluid-soundfont-gm). A tune is a
+`python {command}`
+
+with {fluidsynth} and FluidR3 GM (Frank Wen, MIT licence; Debian's fluid-soundfont-gm). A tune is a
 period of 16 bars (A A' B A') over chords of the first, fourth, fifth and sixth degree with half and full cadences,
 written in degrees of the scale; minor has its seventh degree raised over the dominant. Every tune is played
 {clips_a_tune} times, with other instruments, keys, tempos and textures. RMS level between {level[0]:g} and
@@ -197,7 +200,7 @@ written in degrees of the scale; minor has its seventh degree raised over the do
 
 ## Limits
 
-One instrument at a time, no voice, no drums, no change of key or tempo, 16 chord patterns: music for measuring, not
+One instrument at a time, no voice, no drums, no change of key or tempo, 15 chord patterns: music for measuring, not
 for listening. A model trained on it knows this closed language and these eight sounds.
 """
 
@@ -230,7 +233,7 @@ def write_card(
         file_format=recording.file_format.capitalize() if recording.file_format == "opus" else "FLAC",
         kbits=8e-3 * sum(len(row["audio"]["bytes"]) for row in everything) / seconds,
         command=command,
-        fluidsynth=" ".join(said.split()[:3]).replace("FluidSynth runtime version", "fluidsynth"),
+        fluidsynth=f"fluidsynth {re.findall(r'[0-9]+(?:[.][0-9]+)+', said)[0]}",
         clips_a_tune=CLIPS_A_TUNE,
         level=(-24.0, -18.0),
     )

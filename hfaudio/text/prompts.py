@@ -6,6 +6,7 @@ a piece's facts, never a wrong one: each template names a few fields, so the cho
 
 import random
 from dataclasses import asdict, dataclass
+from string import Formatter
 
 INSTRUMENTS = ("piano", "guitar", "flute", "organ", "strings", "trumpet", "marimba", "synth")
 TEMPOS = {  # band: its words
@@ -50,7 +51,10 @@ TEMPLATES = (
 
 @dataclass(frozen=True)
 class Facts:
-    """What a piece of music is, in the words of the language: `tempo` and `mood` are one of the words of a band."""
+    """What a piece of music is, in the words of the language: `tempo` and `mood` are one of the words of a band.
+
+    What is not known is "".
+    """
 
     instrument: str
     tempo: str
@@ -74,8 +78,14 @@ def draw_facts(rng: random.Random) -> Facts:
 
 
 def draw_prompt(facts: Facts, rng: random.Random) -> str:
-    """One of the prompts that fit the facts."""
-    return rng.choice(TEMPLATES).format(**asdict(facts))
+    """One of the prompts that say nothing but what is known; ValueError if there is none."""
+    known = {name: value for name, value in asdict(facts).items() if value}
+    fitting = [t for t in TEMPLATES if {field for _, field, _, _ in Formatter().parse(t) if field} <= known.keys()]
+    if not fitting:
+        raise ValueError(
+            f"no prompt can be made of {', '.join(known) or 'no facts'}; a template needs two or three facts"
+        )
+    return rng.choice(fitting).format(**known)
 
 
 def draw_prompts(n: int, rng: random.Random) -> list[str]:

@@ -143,3 +143,37 @@ def test_too_few_tunes_and_a_missing_soundfont_end_the_program(build, tmp_path) 
         build.plan(4, seed=0)
     with pytest.raises(SystemExit, match="apt install fluidsynth"):
         build.check_synthesiser(tmp_path / "none.sf2")
+
+
+def test_midi_files_are_read_with_their_signatures_and_cut_at_bars(build, score, tmp_path) -> None:
+    render = script("render_midi")
+    track = mido.MidiTrack(
+        [
+            mido.MetaMessage("key_signature", key="F#m"),
+            mido.MetaMessage("time_signature", numerator=6, denominator=8),
+            mido.Message("note_on", note=66, velocity=80, time=0),
+            mido.Message("note_off", note=66, time=480),
+            mido.Message("note_on", note=69, velocity=80, time=240),
+            mido.Message("note_on", note=69, velocity=0, time=720),  # an end, too
+            mido.Message("note_on", channel=9, note=36, velocity=80, time=0),  # a drum
+        ]
+    )
+    mido.MidiFile(ticks_per_beat=480, tracks=[track]).save(tmp_path / "tune.mid")
+    (tmp_path / "broken.mid").write_bytes(b"MThd, but no more")
+    (tmp_path / "empty.mid").write_bytes(b"")
+    pieces, refused = render.read_all(sorted(tmp_path.glob("*.mid")))
+    assert refused.total() == 2
+    (piece,) = pieces
+    assert piece.notes == ((0.0, 1.0, 66, 80), (1.5, 1.5, 69, 80))
+    assert piece.key == (6, "minor") and piece.metre == (6, 8) and piece.bar == 3
+    (sound,) = render.window(piece, 1.5, 1.0, bpm=90, semitones=2)
+    assert (sound.start, sound.pitch) == (0.0, 71)
+    assert sound.seconds == pytest.approx(0.95 * 1.5 * 60 / 90)
+
+
+def test_prompts_say_nothing_that_is_not_known(build) -> None:
+    facts = build.Facts("flute", "slow", "", "", "", "tune")
+    prompts = {build.draw_prompt(facts, random.Random(seed)) for seed in range(50)}
+    assert prompts == {"let's hear a slow tune on the flute"}
+    with pytest.raises(ValueError, match="no prompt can be made of form"):
+        build.draw_prompt(build.Facts("", "", "", "", "", "tune"), random.Random(0))
