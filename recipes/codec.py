@@ -67,9 +67,9 @@ class LossArguments:
     stft_weight: float = field(default=1.0, metadata={"help": "Distance of magnitude spectra."})
     complex_weight: float = field(default=1.0, metadata={"help": "Distance of complex spectra, phases included."})
     adversarial_weight: float = field(default=1.5, metadata={"help": "Discriminators: hinge and feature matching."})
-    adversarial_start: int = field(default=1000, metadata={"help": "Step at which the discriminators begin."})
+    adversarial_start: int = field(default=2000, metadata={"help": "Step at which the discriminators begin."})
     discriminator_every: int = field(default=2, metadata={"help": "Discriminators learn at every N-th step."})
-    discriminator_seconds: float = field(default=0.5, metadata={"help": "They see so much of each example."})
+    discriminator_seconds: float = field(default=0.3, metadata={"help": "They see so much of each example."})
     discriminator_filters: int = field(default=8, metadata={"help": "Their channels."})
     discriminator_n_ffts: list[int] = field(
         default_factory=lambda: [2048, 1024, 512], metadata={"help": "Lengths of their STFTs, one each."}
@@ -79,6 +79,8 @@ class LossArguments:
 @dataclass
 class CodecLoopArguments(LoopArguments):
     output_dir: str = field(default="output/codec", metadata={"help": "Where model and results go."})
+    max_steps: int = field(default=2500, metadata={"help": "Training steps."})
+    per_device_train_batch_size: int = field(default=8, metadata={"help": "Examples a step on each device."})
 
 
 def main(argv: list[str] | None = None) -> dict[str, Any]:

@@ -26,6 +26,7 @@ Source = str | os.PathLike[str] | bytes | BinaryIO | Mapping[str, Any]
 
 BLOCK_SECONDS = 30.0
 MP3_LENGTH_TOLERANCE = 3 * 1152  # samples: the delay and padding of encoders that do not write theirs down
+MP3_PREROLL = 5 * 1152  # samples; after a seek the first frames lack the bits that earlier ones hold for them
 WAV_LENGTH_TOLERANCE = 1024  # bytes; headers wrong by their own 44 bytes exist
 WAV_LENGTH_UNKNOWN = 0x7FFF_F000  # bytes; a wav written to a pipe states this (sox) or more (arecord, ffmpeg)
 CUT_CHUNK = re.compile(r"(?:data|SSND) *: (\d+) \(should be (\d+)\)")  # libsndfile's log of a cut wav or aiff
@@ -238,7 +239,7 @@ def _decoded(row: Mapping[str, Any]) -> _Recording:
     if array.dtype.kind != "f" or array.ndim not in (1, 2):
         detail = f"expected floats (N,) or (channels, N), got {array.dtype} {array.shape}"
         raise AudioError(name, "unsupported", detail + "; divide 16-bit integers by 32768")
-    samples = np.atleast_2d(array).astype(np.float32, copy=False)
+    samples = np.atleast_2d(array)
 
     def read(first: int, frames: int | None, channels: int) -> Iterator[np.ndarray]:
         yield from _after(0, 0, _mixed(samples[:, first:][:, :frames], channels))
@@ -264,7 +265,7 @@ def _open_soundfile(file: BinaryIO, name: str) -> Iterator[_Recording]:
     def read(first: int, frames: int | None, channels: int) -> Iterator[np.ndarray]:
         position = 0
         if first and promised is not None:
-            position = sound.seek(min(first, promised))
+            position = sound.seek(min(max(0, first - (MP3_PREROLL if mp3 else 0)), promised))
         end = math.inf if frames is None else first + frames
         while position < end:
             want = int(min(block_frames, end - position))
@@ -345,10 +346,10 @@ def _open_pyav(file: BinaryIO, name: str, container_format: str) -> Iterator[_Re
 
 
 def _mixed(block: np.ndarray, channels: int) -> np.ndarray:
-    """Samples (C, n) as their mean (n,), or for two channels as stereo (2, n) from C = 1 or 2; always a copy."""
+    """Float32 copy of samples (C, n): their mean (n,), or for two channels stereo (2, n) from C = 1 or 2."""
     if channels == 1:
-        return block.mean(axis=0)
-    return np.array(np.broadcast_to(block, (2, block.shape[1])), order="C")
+        return block.mean(axis=0, dtype=np.float32)
+    return np.array(np.broadcast_to(block, (2, block.shape[1])), dtype=np.float32, order="C")
 
 
 def _after(first: int, position: int, block: np.ndarray) -> Iterator[np.ndarray]:

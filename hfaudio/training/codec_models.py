@@ -42,7 +42,7 @@ class CodecArguments:
         default=0.5, metadata={"help": "Share of examples that use a random number of codebooks in training."}
     )
     guide_steps: int = field(
-        default=1500,
+        default=1200,
         metadata={
             "help": "Steps in which encoder and decoder of a new codec learn apart, by a spectrum's components."
         },

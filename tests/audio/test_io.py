@@ -4,6 +4,7 @@ import io
 import pickle
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import Any
@@ -34,13 +35,14 @@ def encode(samples: np.ndarray, rate: int, container: str = "WAV", codec: str | 
 
 
 def encode_by_ffmpeg(samples: np.ndarray, rate: int, container: str, codec: str, *, with_audio: bool = True) -> bytes:
-    """Bytes of a mono file by PyAV; without audio, a film of one black frame."""
+    """Bytes of a file from (N,) or (2, N) samples by PyAV; without audio, a film of one black frame."""
     file = NamedTemporaryFile()  # in memory FFmpeg cannot move the header of an mp4 to the front
     with file, av.open(file.name, "w", format=container, options={"movflags": "faststart"}) as output:
         if with_audio:
-            stream = output.add_stream(codec, rate=rate, layout="mono")
-            frame = av.AudioFrame.from_ndarray(samples[None], format="fltp", layout="mono")
-            frame.sample_rate = rate
+            layout = "mono" if samples.ndim == 1 else "stereo"
+            stream = output.add_stream(codec, rate=rate, layout=layout)
+            frame = av.AudioFrame.from_ndarray(np.atleast_2d(samples), format="fltp", layout=layout)
+            frame.sample_rate, frame.pts = rate, 0
         else:
             stream = output.add_stream("mpeg4", rate=1)
             stream.width = stream.height = 16
@@ -138,6 +140,65 @@ def test_channels_are_averaged_and_rates_converted() -> None:
     np.testing.assert_allclose(loaded, resample((left + right) / 2, 44_100, 16_000), atol=1e-6)
     mp3 = load_audio(encode(np.stack([left, right], axis=1), 44_100, "MP3"))
     np.testing.assert_allclose(mp3[200:-200], loaded[200:-200], atol=0.05)
+
+
+PAIR = np.stack([tone(2.0, 44_100), 0.5 * tone(2.0, 44_100, 1000.0)]) + 0.1 * noise(88_200, 2).T  # left, right
+STEREO: dict[str, tuple[Callable[[], Any], float]] = {  # source and tolerance
+    "wav": (lambda: encode(PAIR.T, 44_100), 1e-4),
+    "float wav": (lambda: encode(PAIR.T, 44_100, codec="FLOAT"), 0),
+    "flac": (lambda: encode(PAIR.T, 44_100, "FLAC"), 1e-4),
+    "ogg": (lambda: encode(PAIR.T, 44_100, "OGG", "VORBIS"), 0.08),
+    "mp3": (lambda: encode(PAIR.T, 44_100, "MP3"), 0.08),
+    "mp4": (lambda: encode_by_ffmpeg(PAIR, 44_100, "mp4", "aac"), 0.08),
+    "array": (lambda: {"array": PAIR, "sampling_rate": 44_100}, 0),
+    "list": (lambda: {"array": PAIR.tolist(), "sampling_rate": 44_100}, 0),
+}
+
+
+@pytest.mark.parametrize("name", STEREO)
+def test_stereo_keeps_left_and_right(name: str) -> None:
+    make, tolerance = STEREO[name]
+    source = make()
+    stereo = load_audio(source, 44_100, channels=2)
+    assert stereo.dtype == np.float32
+    assert stereo.shape[0] == 2
+    np.testing.assert_allclose(stereo[:, 2000:80_000], PAIR[:, 2000:80_000], atol=tolerance)
+    np.testing.assert_array_equal(load_audio(source, 44_100), stereo.mean(axis=0))
+    excerpt = load_audio(source, 16_000, start=0.5, seconds=0.25, channels=2)
+    assert excerpt.shape == (2, 4000)
+    np.testing.assert_allclose(excerpt, resample(stereo[:, 22_050:][:, :11_025], 44_100, 16_000), atol=1e-3)
+
+
+def test_stereo_of_minutes_comes_in_blocks_and_leaves_as_one() -> None:
+    pair = noise(44_100 * 65, 2)
+    loaded = load_audio(encode(pair, 44_100, codec="FLOAT"), channels=2)
+    np.testing.assert_allclose(loaded, resample(pair.T, 44_100, 16_000), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "make", [lambda: encode(tone(), 16_000), lambda: encode_by_ffmpeg(tone(), 16_000, "mp4", "aac")]
+)
+def test_mono_is_given_to_both_channels(make: Callable[[], bytes]) -> None:
+    left, right = load_audio(make(), channels=2)
+    np.testing.assert_array_equal(left, load_audio(make()))
+    np.testing.assert_array_equal(left, right)
+
+
+def test_a_loaded_array_is_a_copy() -> None:
+    for array in (tone(), np.stack([tone(), tone()])):
+        load_audio({"array": array, "sampling_rate": 16_000}, channels=2)[:] = 0
+        assert array.any()
+
+
+def test_more_than_two_channels_are_no_stereo() -> None:
+    for source in (encode(noise(1000, 6), 16_000), {"array": noise(3000).reshape(3, 1000), "sampling_rate": 16_000}):
+        with pytest.raises(AudioError, match=r"stereo was asked of [36] channels; load with channels=1") as caught:
+            load_audio(source, channels=2)
+        assert caught.value.reason == "unsupported"
+        assert load_audio(source).shape == (1000,)
+    for channels in (0, 3):
+        with pytest.raises(ValueError, match=f"channels must be 1 .* or 2 .*, got {channels}"):
+            load_audio(encode(tone(), 16_000), channels=channels)
 
 
 @pytest.mark.parametrize(("container", "codec"), [("WAV", "FLOAT"), ("FLAC", None), ("OGG", "VORBIS"), ("MP3", None)])
@@ -423,3 +484,15 @@ def test_what_cannot_be_saved_is_refused(tmp_path: Path) -> None:
         save_audio(tmp_path / "clip.opus", tone(), 44_100)
     save_audio(tmp_path / "loud.wav", np.array([2.0, -2.0]), 16_000)
     np.testing.assert_allclose(load_audio(tmp_path / "loud.wav"), [1, -1], atol=1e-4)
+
+
+def test_an_excerpt_of_a_sparse_mp3_is_that_of_the_whole() -> None:
+    """Frames of a pure tone at a low bit rate leave bits to later ones, which a seek alone does not bring along."""
+    tone = (0.3 * np.sin(2 * np.pi * 440 * np.arange(10 * 44_100) / 44_100)).astype(np.float32)
+    file = io.BytesIO()
+    soundfile.write(file, tone, 44_100, format="MP3", compression_level=0.9)
+    whole = load_audio(file.getvalue(), 44_100)
+    for start in np.arange(1.0, 9.0, 0.37):
+        excerpt = load_audio(file.getvalue(), 44_100, start=float(start), seconds=0.3)
+        first = round(float(start) * 44_100)
+        np.testing.assert_allclose(excerpt, whole[first : first + len(excerpt)], atol=2e-3)

@@ -84,6 +84,15 @@ def test_blocks_equal_the_whole(from_rate: int, to_rate: int, sizes: list[int]) 
     np.testing.assert_allclose(joined, resample(signal, from_rate, to_rate), atol=1e-6)
 
 
+@pytest.mark.parametrize(("from_rate", "to_rate"), [(44100, 16000), (16000, 48000)])
+def test_channels_in_blocks_are_resampled_one_by_one(from_rate: int, to_rate: int) -> None:
+    stereo = np.random.default_rng(0).standard_normal((2, 3000)).astype(np.float32)
+    blocks = np.split(stereo, [1, 1700], axis=1)
+    joined = np.concatenate(list(resample_blocks(blocks, from_rate, to_rate)), axis=1)
+    expected = np.stack([resample(channel, from_rate, to_rate) for channel in stereo])
+    np.testing.assert_allclose(joined, expected, atol=1e-6)
+
+
 def test_wrong_input_is_refused() -> None:
     with pytest.raises(TypeError, match="divide 16-bit integers by 32768"):
         resample(np.ones(10, np.int16), 8000, 16000)
