@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: help quickstart test check speech clean
+.PHONY: help quickstart test check speech music clean
 
 help:  ## this list
 	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/:.*## /\t/'
@@ -21,6 +21,9 @@ check: $(VENV)/.installed-dev  ## ruff and mypy
 
 speech: $(VENV)/.installed-dev  ## make the bundled speech anew (needs espeak-ng, flite and festival)
 	$(BIN)/python scripts/build_speech.py -o hfaudio/data/bundled/speech
+
+music: $(VENV)/.installed-dev  ## make the bundled music anew (needs fluidsynth and fluid-soundfont-gm)
+	$(BIN)/python scripts/build_music.py -o hfaudio/data/bundled/music --tunes 40 --format opus
 
 clean:  ## remove the environment and what runs left
 	rm -rf $(VENV) output build dist *.egg-info

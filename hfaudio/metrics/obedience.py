@@ -20,8 +20,12 @@ from hfaudio.metrics.results import Share, share
 from hfaudio.text.prompts import TONICS
 
 SAMPLE_RATE = 16_000
-TIMBRE_HOP = 256  # samples, 16 ms
+HOP_LENGTH = 256  # samples, 16 ms: of timbre and rhythm
+ONSET_N_FFT = 2048  # neighbouring notes of a melody are apart, which the 1024 of timbre would join
 CHROMA_N_FFT = 4096  # 3.9 Hz between lines: semitones are apart from 66 Hz (C2) on
+CHROMA_HOP = 1024
+MELODIC = (60, 2000)  # Hz, where notes are counted
+MIDDLE_C = 262  # Hz, where the bass ends
 TEMPO_RANGE = (40, 220)  # bpm
 TEMPO_BINS = 60
 MODES = ("major", "minor")
@@ -41,8 +45,8 @@ class MusicFeatures:
     """Of one clip."""
 
     timbre: np.ndarray  # means and deviations over time of cepstrum, its change and spectral contrast
-    rhythm: np.ndarray  # (TEMPO_BINS,) autocorrelation of the onset strength over tempos from 40 to 220 bpm
-    chroma: np.ndarray  # (3, 12): whole clip, bass register, first second; each sums to one, or is 0 for silence
+    rhythm: np.ndarray  # (2, TEMPO_BINS): autocorrelation of onsets of energy and of pitch, at 40 to 220 bpm
+    chroma: np.ndarray  # (4, 12): whole clip, its bass, first second, its bass; each sums to one, or is 0 for silence
 
 
 @dataclass(frozen=True)
@@ -58,7 +62,9 @@ class Heard:
 class Obedience:
     """Of one attribute: how often what was heard is what was asked for, beside chance.
 
-    `bar` is the number of hits which guessing reaches with a probability of at most 1 %.
+    `chance` is that of a guess among the labels that the judges know. A model that plays one label always scores the
+    share of that label among `facts`: score `shuffled` facts too. `bar` is the number of hits which guessing reaches
+    with a probability of at most 1 %.
     """
 
     hits: Share
@@ -67,48 +73,68 @@ class Obedience:
 
 
 def music_features(samples: np.ndarray, sample_rate: int) -> MusicFeatures:
-    """Features of mono samples (N,), about 20 ms of work for 5 s. Clips below half a second get silence behind.
+    """Features of mono samples (N,), FEATURE_MS of work for 5 s. Clips below half a second get silence behind.
 
-    ValueError for an empty clip.
+    ValueError for an empty clip and for NaN or infinity. Silence has features, of which chroma is all zero.
     """
     if samples.ndim != 1 or not len(samples):
-        raise ValueError(f"expected mono samples (N,) with N > 0, got {samples.shape}")
+        raise ValueError(f"expected mono samples (N,) with N > 0, got {samples.shape}; mix stereo to mono")
+    if not np.isfinite(samples).all():
+        raise ValueError("samples hold NaN or infinity; repair them or leave the clip out")
     x = resample(samples.astype(np.float32), sample_rate, SAMPLE_RATE)
     x = np.pad(x, (0, max(0, SAMPLE_RATE // 2 - len(x))))
     x = x / max(float(np.sqrt(np.mean(x**2))), 1e-5)  # the level is no property of an instrument
-    power = np.abs(librosa.stft(x, n_fft=1024, hop_length=TIMBRE_HOP)) ** 2
+    power = np.abs(librosa.stft(x, n_fft=1024, hop_length=HOP_LENGTH)) ** 2
     mel = librosa.feature.melspectrogram(S=power, sr=SAMPLE_RATE, n_mels=64)
     decibels = librosa.power_to_db(mel, top_db=70)
     cepstrum = librosa.feature.mfcc(S=decibels, n_mfcc=20)
     contrast = librosa.feature.spectral_contrast(S=np.sqrt(power), sr=SAMPLE_RATE, fmin=100)
     frames = np.vstack([cepstrum, np.diff(cepstrum, axis=1, prepend=cepstrum[:, :1]), contrast])
     timbre = np.concatenate([frames.mean(1), frames.std(1), [np.mean(decibels.max(0) - decibels.mean(0))]])
-    return MusicFeatures(timbre.astype(np.float32), _rhythm(decibels), _chroma(x))
+    return MusicFeatures(timbre.astype(np.float32), _rhythm(x), _chroma(x))
 
 
-def _rhythm(decibels: np.ndarray) -> np.ndarray:
-    """Autocorrelation of the onset strength of a mel spectrogram (n_mels, T), at TEMPO_BINS tempos."""
-    onsets = librosa.onset.onset_strength(S=decibels, sr=SAMPLE_RATE, hop_length=TIMBRE_HOP)
-    onsets = onsets - onsets.mean()
-    correlation = librosa.autocorrelate(onsets)
-    correlation = correlation / max(correlation[0], 1e-9)
-    tempos = np.geomspace(*TEMPO_RANGE, TEMPO_BINS)
-    lags = 60 / tempos * SAMPLE_RATE / TIMBRE_HOP  # frames
-    return np.interp(lags, np.arange(len(correlation)), correlation, right=0.0).astype(np.float32)
+def _rhythm(x: np.ndarray) -> np.ndarray:
+    """(2, TEMPO_BINS): autocorrelation of two onset strengths at the lags of TEMPO_BINS tempos.
+
+    What rises: mel energy, and energy in the pitch classes, where notes without an attack (strings, flute) and notes
+    whose attack a codec has blurred still begin.
+    """
+    magnitude = np.abs(librosa.stft(x, n_fft=ONSET_N_FFT, hop_length=HOP_LENGTH))
+    mel = librosa.feature.melspectrogram(S=magnitude**2, sr=SAMPLE_RATE, n_mels=128, fmax=4000)
+    pitch = _pitch_classes(magnitude, MELODIC[1])
+    pitch = np.log1p(10 * pitch / max(float(pitch.mean()), 1e-9))
+    # Energy rises over two frames and pitch over three: a window spans eight.
+    energy_onsets = librosa.onset.onset_strength(S=librosa.power_to_db(mel, top_db=50), sr=SAMPLE_RATE, lag=2)
+    pitch_onsets = librosa.onset.onset_strength(S=pitch, sr=SAMPLE_RATE, lag=3)
+    lags = 60 / np.geomspace(*TEMPO_RANGE, TEMPO_BINS) * SAMPLE_RATE / HOP_LENGTH  # frames
+    curves = []
+    for onsets in (energy_onsets, pitch_onsets):
+        correlation = librosa.autocorrelate(onsets - onsets.mean())
+        correlation = correlation / max(correlation[0], 1e-9)
+        curves.append(np.interp(lags, np.arange(len(correlation)), correlation, right=0.0))
+    return np.stack(curves).astype(np.float32)
 
 
 def _chroma(x: np.ndarray) -> np.ndarray:
-    """(3, 12), pitch classes from C: energies in the whole clip, in the bass (up to C4), in the first second."""
-    magnitude = np.abs(librosa.stft(x, n_fft=CHROMA_N_FFT, hop_length=1024))
-    bank = librosa.filters.chroma(sr=SAMPLE_RATE, n_fft=CHROMA_N_FFT, tuning=0.0, octwidth=None, norm=None)
-    frequencies = librosa.fft_frequencies(sr=SAMPLE_RATE, n_fft=CHROMA_N_FFT)
-    melodic = (frequencies > 60) & (frequencies < 2000)
-    parts = [
-        (bank[:, melodic] @ magnitude[melodic]).sum(1),
-        (bank[:, melodic & (frequencies < 262)] @ magnitude[melodic & (frequencies < 262)]).sum(1),
-        (bank[:, melodic] @ magnitude[melodic][:, : SAMPLE_RATE // 1024]).sum(1),
-    ]
-    return np.stack([part / part.sum() if part.sum() > 0 else part for part in parts]).astype(np.float32)
+    """(4, 12), pitch classes from C: in the whole clip, in its bass, in the first second, in the bass of that.
+
+    Tunes tend to begin on the chord of the tonic, which tells a key from its relative.
+    """
+    magnitude = np.abs(librosa.stft(x, n_fft=CHROMA_N_FFT, hop_length=CHROMA_HOP))
+    whole, bass = _pitch_classes(magnitude, MELODIC[1]), _pitch_classes(magnitude, MIDDLE_C)
+    first = slice(SAMPLE_RATE // CHROMA_HOP)  # one second
+    parts = np.stack([part.sum(1) for part in (whole, bass, whole[:, first], bass[:, first])])
+    return (parts / np.maximum(parts.sum(1, keepdims=True), 1e-9)).astype(np.float32)
+
+
+def _pitch_classes(magnitude: np.ndarray, highest: float) -> np.ndarray:
+    """(12, T) from C: magnitude (F, T) of what lies between MELODIC[0] and `highest` Hz, tuned to A440."""
+    n_fft = 2 * (len(magnitude) - 1)
+    bank = librosa.filters.chroma(sr=SAMPLE_RATE, n_fft=n_fft, tuning=0.0, octwidth=None, norm=None)
+    frequencies = librosa.fft_frequencies(sr=SAMPLE_RATE, n_fft=n_fft)
+    inside = (frequencies > MELODIC[0]) & (frequencies < highest)
+    return bank[:, inside] @ magnitude[inside]
 
 
 def split_key(key: str) -> tuple[int, str]:
@@ -155,32 +181,34 @@ class Judges:
 
     @classmethod
     def fit(cls, features: Sequence[MusicFeatures], facts: Sequence[Facts]) -> "Judges":
-        """ValueError if there is nothing to tell apart."""
-        if len(features) != len(facts) or len({fact["instrument"] for fact in facts}) < 2:
-            raise ValueError(
-                f"judges need facts for each clip and at least two instruments; got {len(features)} clips, "
-                f"{len(facts)} facts"
-            )
-        timbre = np.stack([f.timbre for f in features])
-        instrument = _classifier(0.1).fit(timbre, [fact["instrument"] for fact in facts])
-        rhythm = np.stack([f.rhythm for f in features])
-        tempo = _classifier(0.03).fit(rhythm, [fact["tempo"] for fact in facts])
-        inputs, answers = [], []
-        for feature, fact in zip(features, facts, strict=True):
-            tonic, mode = split_key(fact["key"])
-            inputs.append(_rotations(feature.chroma))
-            answers += [mode if shift == tonic else "other" for shift in range(12)]
-        key = _classifier(0.3).fit(np.concatenate(inputs), answers)
-        classes = {name: len({fact[name] for fact in facts}) for name in ("instrument", "tempo")}
-        chances = {name: 1 / count for name, count in classes.items()}
+        """ValueError for fewer than two instruments, tempos or modes, and for a key that is none of the 24.
+
+        Tonics need not all occur. The solver draws nothing at random: the same clips give the same judges.
+        """
+        if len(features) != len(facts):
+            raise ValueError(f"judges need the facts of each clip, got {len(features)} clips, {len(facts)} facts")
+        keys = [split_key(fact["key"]) for fact in facts]
+        instruments, tempos = ([fact[name] for fact in facts] for name in ("instrument", "tempo"))
+        for what, values in (("instrument", instruments), ("tempo", tempos), ("mode", [mode for _, mode in keys])):
+            if len(set(values)) < 2:
+                raise ValueError(
+                    f"judges learn to tell at least two values of {what} apart, got {sorted(set(values))}"
+                )
+        instrument = _classifier(0.1).fit(np.stack([f.timbre for f in features]), instruments)
+        tempo = _classifier(0.03).fit(np.stack([f.rhythm.ravel() for f in features]), tempos)
+        answers = [mode if shift == tonic else "other" for tonic, mode in keys for shift in range(12)]
+        key = _classifier(0.3).fit(np.concatenate([_rotations(f.chroma) for f in features]), answers)
+        chances = {"instrument": 1 / len(set(instruments)), "tempo": 1 / len(set(tempos))}
         return cls(instrument, tempo, key, chances | {"key": 1 / 24, "key_or_relative": 1 / 12, "mode": 1 / 2})
 
     def hear(self, features: Sequence[MusicFeatures]) -> list[Heard]:
-        """What is heard in each clip."""
+        """What is heard in each clip. Something is heard in silence too: always the same, right no more often than chance
+        where all labels are asked for equally often.
+        """
         if not features:
             return []
         instruments = self.instrument.predict(np.stack([f.timbre for f in features]))
-        tempos = self.tempo.predict(np.stack([f.rhythm for f in features]))
+        tempos = self.tempo.predict(np.stack([f.rhythm.ravel() for f in features]))
         scores = self.key.predict_log_proba(np.concatenate([_rotations(f.chroma) for f in features]))
         classes = list(self.key.classes_)
         # For each tonic and mode, the odds against "no": the best of the 24 is the key.
@@ -190,7 +218,12 @@ class Judges:
         return [Heard(str(i), str(t), k) for i, t, k in zip(instruments, tempos, keys, strict=True)]
 
     def score(self, heard: Sequence[Heard], facts: Sequence[Facts]) -> dict[str, Obedience]:
-        """Of each of ATTRIBUTES. An instrument or tempo that the judges were not trained on counts as a miss."""
+        """Of each of ATTRIBUTES. An instrument or tempo that the judges were not trained on counts as a miss.
+
+        ValueError for no clips, and for a key that is none of the 24.
+        """
+        if len(heard) != len(facts) or not heard:
+            raise ValueError(f"scores need one clip or more and the facts of each, got {len(heard)} and {len(facts)}")
         hits = {name: 0 for name in ATTRIBUTES}
         for ear, fact in zip(heard, facts, strict=True):
             hits["instrument"] += ear.instrument == fact["instrument"]
@@ -211,12 +244,15 @@ def _classifier(strength: float) -> Pipeline:
 
 
 def _rotations(chroma: np.ndarray) -> np.ndarray:
-    """(12, 36): the chroma (3, 12) as it looks from each tonic, its roots so that weak notes count."""
+    """(12, 48): the chroma (4, 12) as it looks from each tonic, its roots so that weak notes count."""
     return np.stack([np.sqrt(np.roll(chroma, -shift, axis=1)).ravel() for shift in range(12)])
 
 
 def binomial_bar(n: int, chance: float, level: float = 0.01) -> int:
-    """The least number of hits in n that guessing reaches with a probability of at most `level`."""
+    """The least number of hits in n that guessing reaches with a probability of at most `level`.
+
+    More than n, so out of reach, where even n hits are likely: five of six classes right by chance, in few clips.
+    """
     return int(binom.isf(level, n, chance)) + 1
 
 
