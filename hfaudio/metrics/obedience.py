@@ -46,7 +46,7 @@ class MusicFeatures:
 
     timbre: np.ndarray  # means and deviations over time of cepstrum, its change and spectral contrast
     rhythm: np.ndarray  # (2, TEMPO_BINS): autocorrelation of onsets of energy and of pitch, at 40 to 220 bpm
-    chroma: np.ndarray  # (4, 12): whole clip, its bass, first second, its bass; each sums to one, or is 0 for silence
+    chroma: np.ndarray  # (2, 12): whole clip, and its bass; each sums to one, or is 0 for silence
 
 
 @dataclass(frozen=True)
@@ -117,14 +117,13 @@ def _rhythm(x: np.ndarray) -> np.ndarray:
 
 
 def _chroma(x: np.ndarray) -> np.ndarray:
-    """(4, 12), pitch classes from C: in the whole clip, in its bass, in the first second, in the bass of that.
+    """(2, 12), pitch classes from C: in the whole clip and in its bass.
 
-    Tunes tend to begin on the chord of the tonic, which tells a key from its relative.
+    Not in its first second, which would be a good guess at the key, as tunes tend to begin on their tonic, and for
+    that reason a bad judge: it would hear the key of the opening and not that of the clip.
     """
     magnitude = np.abs(librosa.stft(x, n_fft=CHROMA_N_FFT, hop_length=CHROMA_HOP))
-    whole, bass = _pitch_classes(magnitude, MELODIC[1]), _pitch_classes(magnitude, MIDDLE_C)
-    first = slice(SAMPLE_RATE // CHROMA_HOP)  # one second
-    parts = np.stack([part.sum(1) for part in (whole, bass, whole[:, first], bass[:, first])])
+    parts = np.stack([_pitch_classes(magnitude, highest).sum(1) for highest in (MELODIC[1], MIDDLE_C)])
     return (parts / np.maximum(parts.sum(1, keepdims=True), 1e-9)).astype(np.float32)
 
 
@@ -244,7 +243,7 @@ def _classifier(strength: float) -> Pipeline:
 
 
 def _rotations(chroma: np.ndarray) -> np.ndarray:
-    """(12, 48): the chroma (4, 12) as it looks from each tonic, its roots so that weak notes count."""
+    """(12, 24): the chroma (2, 12) as it looks from each tonic, its roots so that weak notes count."""
     return np.stack([np.sqrt(np.roll(chroma, -shift, axis=1)).ravel() for shift in range(12)])
 
 

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from scipy.stats import binom
 
+from hfaudio.audio.resample import resample
 from hfaudio.metrics.obedience import (
     Heard,
     Judges,
@@ -81,6 +82,45 @@ def test_a_key_that_was_never_trained_on_is_heard(judges: Judges) -> None:
     assert sum(ear.key == fact["key"] for ear, fact in zip(heard, new, strict=True)) >= 10
 
 
+def test_the_key_is_that_of_the_clip_and_not_of_its_opening(judges: Judges) -> None:
+    """Tunes begin on their tonic: a judge of the first second would be right of them, and deaf to the rest."""
+    rng = np.random.default_rng(3)
+    _, facts = draw(60, seed=2)
+    clips = [clip(fact, rng) for fact in facts]
+    spliced = [np.concatenate([clips[n - 1][:RATE], samples[RATE:]]) for n, samples in enumerate(clips)]
+    keys = [ear.key for ear in judges.hear([music_features(samples, RATE) for samples in spliced])]
+    own = sum(key == fact["key"] for key, fact in zip(keys, facts, strict=True))
+    others = sum(key == facts[n - 1]["key"] for n, key in enumerate(keys))
+    assert own > 2 * max(others, 1)
+
+
+def test_onsets_of_pitch_are_heard_where_the_level_never_rises() -> None:
+    """Legato at a constant level, a new note every 0.5 s: correlated at 120 bpm, not at 160."""
+    beat = np.arange(5 * RATE) // (RATE // 2)
+    frequency = 261.63 * 2 ** (np.array([0, 4, 7, 2, 9, 5, 11, 0, 7, 4])[beat] / 12)
+    samples = 0.1 * np.sin(2 * np.pi * np.cumsum(frequency) / RATE)
+    pitch = music_features(samples.astype(np.float32), RATE).rhythm[1]
+    tempos = np.geomspace(40, 220, pitch.size)
+    assert pitch[np.abs(tempos - 120).argmin()] > 0.5
+    assert pitch[np.abs(tempos - 160).argmin()] < 0.1
+
+
+def test_chroma_names_the_notes_and_their_register() -> None:
+    time = np.arange(3 * RATE) / RATE
+    samples = np.sin(2 * np.pi * 110 * time) + np.sin(2 * np.pi * 659.26 * time)  # A2 and E5
+    whole, bass = music_features(samples.astype(np.float32), RATE).chroma
+    assert set(np.argsort(whole)[-2:]) == {4, 9}
+    assert bass.argmax() == 9 and bass[9] > 0.5
+
+
+def test_features_do_not_depend_on_the_rate() -> None:
+    samples = clip({"instrument": "flute", "tempo": "medium", "key": "d major"}, np.random.default_rng(0))
+    twice = music_features(resample(samples, RATE, 2 * RATE), 2 * RATE)
+    once = music_features(samples, RATE)
+    np.testing.assert_allclose(twice.chroma, once.chroma, atol=0.01)
+    np.testing.assert_allclose(twice.rhythm, once.rhythm, atol=0.05)
+
+
 def test_the_level_of_a_clip_does_not_matter() -> None:
     facts = {"instrument": "organ", "tempo": "slow", "key": "e flat minor"}
     samples = clip(facts, np.random.default_rng(0))
@@ -92,12 +132,17 @@ def test_the_level_of_a_clip_does_not_matter() -> None:
 def test_silence_and_very_short_clips_have_features(judges: Judges) -> None:
     features = [music_features(np.zeros(5 * RATE, np.float32), RATE), music_features(np.ones(10, np.float32), RATE)]
     assert not features[0].chroma.any()
+    assert judges.hear(features[:1] * 3) == judges.hear(features[:1]) * 3
     for feature in features:
         assert all(np.isfinite(part).all() for part in (feature.timbre, feature.rhythm, feature.chroma))
     assert len(judges.hear(features)) == 2
     assert judges.hear([]) == []
     with pytest.raises(ValueError, match="mono samples"):
         music_features(np.zeros(0, np.float32), RATE)
+    with pytest.raises(ValueError, match="mono samples"):
+        music_features(np.zeros((2, RATE), np.float32), RATE)
+    with pytest.raises(ValueError, match="NaN"):
+        music_features(np.array([0.0, np.nan], np.float32), RATE)
 
 
 def test_scores_count_what_was_asked(judges: Judges) -> None:
@@ -109,6 +154,12 @@ def test_scores_count_what_was_asked(judges: Judges) -> None:
     ]
     counts = {name: score.hits.count for name, score in judges.score(heard, asked).items()}
     assert counts == {"instrument": 2, "tempo": 2, "key": 1, "key_or_relative": 2, "mode": 1}
+    with pytest.raises(ValueError, match="3 and 2"):
+        judges.score(heard, asked[:2])
+    with pytest.raises(ValueError, match="one clip or more"):
+        judges.score([], [])
+    with pytest.raises(ValueError, match="a key is one of"):
+        judges.score(heard[:1], [asked[0] | {"key": "h minor"}])
 
 
 def test_krumhansl_names_the_key_of_its_own_profiles_and_of_a_scale() -> None:
@@ -146,8 +197,26 @@ def test_shuffled_facts_are_those_of_others() -> None:
 
 
 def test_judges_need_something_to_tell_apart() -> None:
-    features, facts = draw(2, seed=0)
-    with pytest.raises(ValueError, match="at least two instruments"):
-        Judges.fit(features, [facts[0], facts[0]])
+    features, _ = draw(2, seed=0)
+    facts = [
+        {"instrument": "flute", "tempo": "slow", "key": "c major"},
+        {"instrument": "organ", "tempo": "fast", "key": "c minor"},
+    ]
+    Judges.fit(features, facts)
+    for what, same in (
+        ("instrument", {"instrument": "flute"}),
+        ("tempo", {"tempo": "slow"}),
+        ("mode", {"key": "c major"}),
+    ):
+        with pytest.raises(ValueError, match=f"two values of {what}"):
+            Judges.fit(features, [fact | same for fact in facts])
     with pytest.raises(ValueError, match="2 clips, 1 facts"):
         Judges.fit(features, facts[:1])
+    with pytest.raises(ValueError, match="a key is one of"):
+        Judges.fit(features, [facts[0], facts[1] | {"key": "h minor"}])
+
+
+def test_a_bar_beyond_all_clips_is_out_of_reach() -> None:
+    assert binomial_bar(5, 1 / 2) == 6
+    assert binom.sf(4, 5, 1 / 2) > 0.01
+    assert binomial_bar(7, 1 / 2) == 7
