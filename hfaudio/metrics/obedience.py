@@ -201,8 +201,9 @@ class Judges:
         return cls(instrument, tempo, key, chances | {"key": 1 / 24, "key_or_relative": 1 / 12, "mode": 1 / 2})
 
     def hear(self, features: Sequence[MusicFeatures]) -> list[Heard]:
-        """What is heard in each clip. Something is heard in silence too: always the same, right no more often than chance
-        where all labels are asked for equally often.
+        """What is heard in each clip.
+
+        Silence too is heard as something, always the same: no better than chance where labels are asked for alike.
         """
         if not features:
             return []
