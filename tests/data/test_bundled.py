@@ -1,13 +1,19 @@
-"""The bundled speech dataset: opens as a Hub dataset does, and keeps what its card promises."""
+"""The bundled datasets open as those of the Hub do and keep what their cards promise; the codec is a stock model."""
 
 import io
 import re
 
+import numpy as np
 import pytest
 import soundfile as sf
+import torch
 from datasets import Audio, Dataset, DatasetDict, load_dataset
+from transformers import EncodecModel
 
+from hfaudio.audio.io import load_audio
 from hfaudio.data.bundled import path
+from hfaudio.data.datasets import DataArguments, load_split
+from hfaudio.text.prompts import INSTRUMENTS
 
 SPLITS = ["train", "validation", "test"]
 
@@ -91,3 +97,49 @@ def test_a_wheel_can_carry_it_and_the_card_tells_its_size(speech: DatasetDict) -
     for split in SPLITS:
         assert f"| {split} | {speech[split].num_rows} |" in card
     assert "**synthetic** voices" in card
+
+
+@pytest.fixture(scope="module")
+def music() -> dict[str, Dataset]:
+    arguments = DataArguments(
+        dataset="bundled_music", fact_columns=["instrument", "key", "tempo", "tune", "unseen_pair"]
+    )
+    return {split: load_split(arguments, split) for split in SPLITS}
+
+
+def test_music_has_facts_captions_and_splits_by_tune(music: dict[str, Dataset]) -> None:
+    assert [len(music[split]) for split in SPLITS] == [330, 30, 40]
+    tunes = [set(column(music[split], "tune")) for split in SPLITS]
+    assert not (tunes[0] & tunes[1] or tunes[0] & tunes[2] or tunes[1] & tunes[2])
+    assert set(column(music["train"], "instrument")) == set(INSTRUMENTS)
+    assert not any(column(music["train"], "unseen_pair")) and any(column(music["test"], "unseen_pair"))
+    row = music["test"][0]
+    samples = load_audio(row["audio"])
+    assert len(samples) == pytest.approx(5.12 * 16_000, abs=1000)
+    assert 0.01 < np.abs(samples).max() < 1
+
+
+def test_pairs_that_are_unseen_are_in_the_test_split_only(music: dict[str, Dataset]) -> None:
+    def pairs(split: str) -> set[tuple[str, str]]:
+        return set(zip(column(music[split], "instrument"), column(music[split], "key"), strict=True))
+
+    rows = zip(*(column(music["test"], name) for name in ("instrument", "key", "unseen_pair")), strict=True)
+    unseen = {(instrument, key) for instrument, key, is_unseen in rows if is_unseen}
+    assert unseen and not unseen & (pairs("train") | pairs("validation"))
+
+
+def test_the_codec_is_a_stock_model_that_keeps_notes() -> None:
+    """A tone comes back with its pitch, in a folder of at most 8 MB, at no more than 2 kbit/s."""
+    folder = path("codec")
+    assert sum(file.stat().st_size for file in folder.iterdir()) <= 8_000_000
+    codec = EncodecModel.from_pretrained(folder).eval()
+    assert codec.config.architectures == ["EncodecModel"] and max(codec.config.target_bandwidths) <= 2
+    time = torch.arange(2 * 16_000) / 16_000
+    partials = sum(torch.sin(2 * torch.pi * 440 * k * time) / k for k in range(1, 6))
+    with torch.no_grad():
+        encoded = codec.encode(0.1 * partials[None, None], bandwidth=1.8)
+        audio = codec.decode(encoded.audio_codes, [None]).audio_values[0, 0]
+    spectrum = torch.fft.rfft(audio[8000:24_000] * torch.hann_window(16_000)).abs()  # 1 Hz between lines
+    loudest = 200 + int(spectrum[200:1000].argmax())
+    assert min(abs(1200 * np.log2(loudest / pitch)) for pitch in (440, 880)) < 50  # cents
+    assert all(len(book.unique()) > 1 for book in encoded.audio_codes[0, 0])
