@@ -112,14 +112,16 @@ CURVES = (  # panels of curves.png: title, names in the log
     ("mel distance (validation)", ("eval_mel",)),
     ("SI-SDR, dB (validation)", ("eval_si_sdr",)),
     ("adversaries (training crops)", ("discriminator", "adversarial", "feature_matching")),
+    ("encoder's distance to the guide", ("guide",)),
     ("bottleneck", ("bottleneck",)),
-    ("codebooks: perplexity and share of codes used", ("eval_perplexity", "eval_used")),
+    ("perplexity of the codes (validation)", ("eval_perplexity",)),
+    ("share of codes used (validation)", ("eval_used",)),
 )
 
 
 def plot_codec_history(history: Sequence[Mapping[str, Any]], path: Path) -> None:
     """Picture of the losses and of the figures on validation over the steps."""
-    figure, axes = plt.subplots(2, 3, figsize=(14, 7), layout="constrained")
+    figure, axes = plt.subplots(2, 4, figsize=(17, 7), layout="constrained")
     for axis, (title, names) in zip(axes.flat, CURVES, strict=True):
         for name in names:
             points = [(entry["step"], entry[name]) for entry in history if name in entry]
