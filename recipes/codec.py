@@ -205,7 +205,9 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
         if is_main:
             save_samples(stock, few_clips[:4], output_dir / "samples", number)
         figures = {f"eval_{name}": result.value for name, result in score.means().items()}
-        return figures | {f"eval_{name}": sum(values) / len(values) for name, values in score.usage().items()}
+        for name, values in score.usage().items():  # of each codebook
+            figures |= {f"eval_{name}/{codebook}": value for codebook, value in enumerate(values)}
+        return figures
 
     history = fit(accelerator, args, loader, step, evaluate)
 

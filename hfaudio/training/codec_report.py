@@ -107,7 +107,7 @@ def save_samples(codec: EncodecModel | EncodecVAE, clips: Sequence[Tensor], fold
     plt.close(figure)
 
 
-CURVES = (  # panels of curves.png: title, names in the log
+CURVES = (  # panels of curves.png: title, names in the log, of codebooks with their number behind a stroke
     ("reconstruction (training crops)", ("mel", "stft")),
     ("mel distance (validation)", ("eval_mel",)),
     ("SI-SDR, dB (validation)", ("eval_si_sdr",)),
@@ -123,13 +123,13 @@ def plot_codec_history(history: Sequence[Mapping[str, Any]], path: Path) -> None
     """Picture of the losses and of the figures on validation over the steps."""
     figure, axes = plt.subplots(2, 4, figsize=(17, 7), layout="constrained")
     for axis, (title, names) in zip(axes.flat, CURVES, strict=True):
-        for name in names:
+        found = dict.fromkeys(key for entry in history for key in entry if key.split("/")[0] in names)
+        for name in found:
             points = [(entry["step"], entry[name]) for entry in history if name in entry]
-            if points:
-                axis.plot(*zip(*points, strict=True), label=name, marker="." if len(points) < 40 else None)
+            axis.plot(*zip(*points, strict=True), label=name, marker="." if len(points) < 40 else None)
         axis.set(title=title, xlabel="step")
         axis.grid(alpha=0.3)
         if axis.lines:
-            axis.legend()
+            axis.legend(fontsize=8)
     figure.savefig(path, dpi=100)
     plt.close(figure)
