@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import gather_object
 from datasets import IterableDataset
 from torch import Tensor
 from transformers import EncodecFeatureExtractor
@@ -83,11 +84,12 @@ class CodecLoopArguments(LoopArguments):
     per_device_train_batch_size: int = field(default=8, metadata={"help": "Examples a step on each device."})
 
 
+ARGUMENTS = (CodecDataArguments, CodecArguments, LossArguments, CodecLoopArguments)
+
+
 def main(argv: list[str] | None = None) -> dict[str, Any]:
     start = time.time()
-    data_args, codec_args, loss_args, args = parse_arguments(
-        CodecDataArguments, CodecArguments, LossArguments, CodecLoopArguments, argv=argv
-    )
+    data_args, codec_args, loss_args, args = parse_arguments(*ARGUMENTS, argv=argv)
     accelerator = make_accelerator(args)
     is_main, output_dir = accelerator.is_main_process, Path(args.output_dir)
     logging.basicConfig(level=logging.INFO if is_main else logging.WARNING)
@@ -147,7 +149,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     guide = SpectralGuide(rate, stock.config.hop_length, stock.config.hidden_size)
     guide_steps = codec_args.guide_steps if codec_args.model is None else 0
     if guide_steps and not args.resume_from_checkpoint:
-        guide.fit(first_crops(loader, GUIDE_CROPS))
+        guide.fit(torch.cat(gather_object([first_crops(loader, GUIDE_CROPS // ranks)])))  # the same on all ranks
     guide.to(accelerator.device)
 
     # Two optimisers: of the codec from the first step, of the adversaries from theirs.

@@ -71,9 +71,12 @@ class CodecEvaluation:
     seed: int = field(default=0, metadata={"help": "Of the choice of clips and of random draws."})
 
 
+ARGUMENTS = (MusicDataArguments, CodecEvaluation)
+
+
 def evaluate_codec(argv: list[str]) -> dict[str, Any]:
     start = time.time()
-    data_args, args = parse_arguments(MusicDataArguments, CodecEvaluation, argv=argv)
+    data_args, args = parse_arguments(*ARGUMENTS, argv=argv)
     logging.basicConfig(level=logging.INFO)
     output_dir = Path(args.output_dir)
     output_dir.mkdir(parents=True, exist_ok=True)

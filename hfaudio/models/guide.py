@@ -54,6 +54,8 @@ class SpectralGuide(nn.Module):
         self.mean.copy_(bands.mean(0))
         _, _, directions = torch.linalg.svd(bands - self.mean, full_matrices=False)
         components = directions[: len(self.components)]
+        largest = components.gather(1, components.abs().argmax(1, keepdim=True))
+        components = components * largest.sign()  # which way they point must not depend on the order of the audio
         scale = ((bands - self.mean) @ components.T).std()
         self.components.copy_(components / scale)
 

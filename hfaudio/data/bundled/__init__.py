@@ -1,5 +1,6 @@
 """The datasets and models that the package brings along, as folders in the formats of the Hub.
 
+The music is in the repository only, as are the recipes that train on it.
 `path("speech")` opens with `datasets.load_dataset(str(path("speech")))`; its README.md is the card.
 """
 
