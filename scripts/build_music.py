@@ -12,22 +12,19 @@ clips. A tune is in one split only, and twelve pairs of instrument and key are i
 import argparse
 import random
 import re
-import shutil
 import subprocess
-import tempfile
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from datasets import DatasetInfo
 from datasets.info import DatasetInfosDict
 from huggingface_hub import DatasetCardData
-from music_render import FORMATS, SOUNDFONT, Recording, check_synthesiser, clip, encoded, features, synthesise
-from music_render import write_shards as write
-from music_score import BEATS, PHRASE_STARTS, PROGRAMS, TEXTURES, Tune, draw_tune, perform, write_midi
+from music_render import LEVEL_DB, Recording, add_recording_options, features, recorded, recording_of, write_splits
+from music_score import BEATS, PHRASE_STARTS, PROGRAMS, TEXTURES, Tune, draw_tune, perform
 from tqdm import tqdm
 
 from hfaudio.text.prompts import FORMS, INSTRUMENTS, MOODS, TEMPLATES, TEMPOS, TONICS, Facts, draw_prompt
@@ -134,14 +131,7 @@ def render(piece: Clip, seed: int, recording: Recording) -> dict[str, Any]:
         seconds=recording.seconds,
         rng=random.Random(f"{seed} {piece.id}"),
     )
-    with tempfile.TemporaryDirectory() as folder:
-        midi = Path(folder, "tune.mid")
-        write_midi(sounds, PROGRAMS[piece.facts.instrument], midi)
-        samples = synthesise(midi, recording)
-    audio = encoded(clip(samples, recording, np.random.default_rng([seed, *piece.id.encode()])), recording)
-    return {
-        "id": piece.id,
-        "audio": {"bytes": audio, "path": f"{piece.id}.{recording.file_format}"},
+    return recorded(sounds, PROGRAMS[piece.facts.instrument], piece.id, seed, recording) | {
         "text": piece.text,
         "instrument": piece.facts.instrument,
         "tempo": piece.tempo,
@@ -153,7 +143,6 @@ def render(piece: Clip, seed: int, recording: Recording) -> dict[str, Any]:
         "texture": piece.texture,
         "tune": f"{piece.number:04d}",
         "unseen_pair": piece.unseen_pair,
-        "seconds": recording.seconds,
     }
 
 
@@ -206,7 +195,7 @@ for listening. A model trained on it knows this closed language and these eight 
 
 
 def write_card(
-    rows: dict[str, list[dict[str, Any]]], seed: int, recording: Recording, folder: Path, command: str
+    rows: Mapping[str, Sequence[Mapping[str, Any]]], seed: int, recording: Recording, folder: Path, command: str
 ) -> None:
     """README.md, with every figure taken from the rows and the files."""
     everything = [row for split in rows.values() for row in split]
@@ -235,7 +224,7 @@ def write_card(
         command=command,
         fluidsynth=f"fluidsynth {re.findall(r'[0-9]+(?:[.][0-9]+)+', said)[0]}",
         clips_a_tune=CLIPS_A_TUNE,
-        level=(-24.0, -18.0),
+        level=LEVEL_DB,
     )
     metadata = DatasetCardData(
         pretty_name="Synthetic music clips",
@@ -263,25 +252,16 @@ def main() -> None:
     )
     parser.add_argument("--tunes", type=int, default=300, help="each is played ten times (default: 300)")
     parser.add_argument("--seed", type=int, default=0, help="of tunes and performances (default: 0)")
-    parser.add_argument("--seconds", type=float, default=5.12, help="length of a clip (default: 5.12)")
-    parser.add_argument("--sample_rate", type=int, default=16_000, help="in Hz (default: 16000)")
-    parser.add_argument("--channels", type=int, choices=(1, 2), default=1, help="1 mono, 2 stereo (default: 1)")
-    parser.add_argument("--format", choices=tuple(FORMATS), default="flac", help="of the clips (default: flac)")
-    parser.add_argument("--soundfont", type=Path, default=SOUNDFONT, help=f"General MIDI soundfont ({SOUNDFONT})")
+    add_recording_options(parser)
     args = parser.parse_args()
 
-    check_synthesiser(args.soundfont)
-    recording = Recording(args.sample_rate, args.channels, args.seconds, args.format, args.soundfont)
+    recording = recording_of(args)
     clips = plan(args.tunes, args.seed)
     with ThreadPoolExecutor(2) as pool:  # fluidsynth is a process of its own
         jobs = pool.map(lambda piece: render(piece, args.seed, recording), clips)
         rows = list(tqdm(jobs, total=len(clips), unit="clip"))
 
-    shutil.rmtree(args.output / "data", ignore_errors=True)  # shards of another count would be read as well
-    by_split = {split: [r for r in rows if r["id"].startswith(split)] for split in ("train", "validation", "test")}
-    for split, split_rows in by_split.items():
-        shards = 1 + sum(len(row["audio"]["bytes"]) for row in split_rows) // 25_000_000
-        write(split_rows, split, features(FACTS, recording.sample_rate), args.output, shards)
+    by_split = write_splits(rows, features(FACTS, recording.sample_rate), args.output)
     options = f"--tunes {args.tunes} --seed {args.seed} --seconds {args.seconds:g} --format {args.format}"
     options += f" --sample_rate {args.sample_rate} --channels {args.channels}"
     write_card(by_split, args.seed, recording, args.output, f"scripts/build_music.py {options}")

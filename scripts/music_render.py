@@ -1,5 +1,6 @@
 """From MIDI to dataset rows: a soundfont by fluidsynth, levels, parquet shards in the Hub's format."""
 
+import argparse
 import io
 import shutil
 import subprocess
@@ -14,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import soundfile as sf
 from datasets import Audio, Features, Value
+from music_score import Sound, write_midi
 
 # FluidR3 GM, MIT licence, Debian's package fluid-soundfont-gm.
 SOUNDFONT = Path("/usr/share/sounds/sf2/FluidR3_GM.sf2")
@@ -34,6 +36,21 @@ class Recording:
     seconds: float
     file_format: str
     soundfont: Path = SOUNDFONT
+
+
+def add_recording_options(parser: argparse.ArgumentParser) -> None:
+    """The options that `recording_of` reads."""
+    parser.add_argument("--seconds", type=float, default=5.12, help="length of a clip (default: 5.12)")
+    parser.add_argument("--sample_rate", type=int, default=16_000, help="in Hz (default: 16000)")
+    parser.add_argument("--channels", type=int, choices=(1, 2), default=1, help="1 mono, 2 stereo (default: 1)")
+    parser.add_argument("--format", choices=tuple(FORMATS), default="flac", help="of the clips (default: flac)")
+    parser.add_argument("--soundfont", type=Path, default=SOUNDFONT, help=f"General MIDI soundfont ({SOUNDFONT})")
+
+
+def recording_of(args: argparse.Namespace) -> Recording:
+    """How to record, by the options; ends the program if what is needed is missing."""
+    check_synthesiser(args.soundfont)
+    return Recording(args.sample_rate, args.channels, args.seconds, args.format, args.soundfont)
 
 
 def check_synthesiser(soundfont: Path) -> None:
@@ -74,15 +91,36 @@ def encoded(samples: np.ndarray, recording: Recording) -> bytes:
     return file.getvalue()
 
 
+def recorded(sounds: Sequence[Sound], program: int, name: str, seed: int, recording: Recording) -> dict[str, Any]:
+    """The columns `id`, `audio` and `seconds` of a clip; its level depends on seed and name."""
+    with tempfile.TemporaryDirectory() as folder:
+        midi = Path(folder, "tune.mid")
+        write_midi(sounds, program, midi)
+        samples = synthesise(midi, recording)
+    audio = encoded(clip(samples, recording, np.random.default_rng([seed, *name.encode()])), recording)
+    path = f"{name}.{recording.file_format}"
+    return {"id": name, "audio": {"bytes": audio, "path": path}, "seconds": recording.seconds}
+
+
 def features(facts: Mapping[str, str], sample_rate: int) -> Features:
     """Columns of the dataset: id, audio, text, then the facts with their types, then seconds."""
     columns = {"id": Value("string"), "audio": Audio(sampling_rate=sample_rate, decode=False), "text": Value("string")}
     return Features(columns | {name: Value(kind) for name, kind in facts.items()} | {"seconds": Value("float32")})
 
 
-def write_shards(rows: Sequence[Mapping[str, Any]], split: str, columns: Features, folder: Path, shards: int) -> None:
-    """Parquet shards below `folder`/data. pyarrow writes them: datasets would encode the audio column."""
-    (folder / "data").mkdir(parents=True, exist_ok=True)
-    for k in range(shards):
-        table = pa.Table.from_pylist(rows[k::shards], schema=columns.arrow_schema)
-        pq.write_table(table, folder / "data" / f"{split}-{k:05d}-of-{shards:05d}.parquet", row_group_size=100)
+def write_splits(
+    rows: Sequence[Mapping[str, Any]], columns: Features, folder: Path
+) -> dict[str, list[Mapping[str, Any]]]:
+    """Parquet shards of about 25 MB in `folder`/data, which is replaced; the rows by the split their ids begin with.
+
+    pyarrow writes them: datasets would encode the audio column.
+    """
+    shutil.rmtree(folder / "data", ignore_errors=True)  # shards of another count would be read as well
+    (folder / "data").mkdir(parents=True)
+    by_split = {s: [row for row in rows if row["id"].startswith(s)] for s in ("train", "validation", "test")}
+    for split, own in by_split.items():
+        shards = 1 + sum(len(row["audio"]["bytes"]) for row in own) // 25_000_000
+        for k in range(shards):
+            table = pa.Table.from_pylist(own[k::shards], schema=columns.arrow_schema)
+            pq.write_table(table, folder / "data" / f"{split}-{k:05d}-of-{shards:05d}.parquet", row_group_size=100)
+    return by_split

@@ -10,8 +10,6 @@ neither a fact nor in the caption. Drums are left out. Files that cannot be read
 
 import argparse
 import random
-import shutil
-import tempfile
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -20,11 +18,9 @@ from pathlib import Path
 from typing import Any
 
 import mido
-import numpy as np
 from build_music import BPM, FACTS
-from music_render import FORMATS, SOUNDFONT, Recording, check_synthesiser, clip, encoded, features, synthesise
-from music_render import write_shards as write
-from music_score import PROGRAMS, Sound, write_midi
+from music_render import Recording, add_recording_options, features, recorded, recording_of, write_splits
+from music_score import PROGRAMS, Sound
 from tqdm import tqdm
 
 from hfaudio.text.prompts import FORMS, INSTRUMENTS, MOODS, TEMPOS, TONICS, Facts, draw_prompt
@@ -107,18 +103,8 @@ def render(piece: Piece, number: int, split: str, seed: int, recording: Recordin
     metre = METRES.get(piece.metre, "") if piece.metre else ""
     form = rng.choice(FORMS[metre]) if metre else "tune"
     facts = Facts(instrument, rng.choice(TEMPOS[band]), mood, key, metre, form)
-    with tempfile.TemporaryDirectory() as folder:
-        midi = Path(folder, "tune.mid")
-        write_midi(sounds, PROGRAMS[instrument], midi)
-        samples = synthesise(midi, recording)
     name = f"{split}-{piece.name}-{number}"
-    level = np.random.default_rng([seed, *name.encode()])
-    return {
-        "id": name,
-        "audio": {
-            "bytes": encoded(clip(samples, recording, level), recording),
-            "path": f"{name}.{recording.file_format}",
-        },
+    return recorded(sounds, PROGRAMS[instrument], name, seed, recording) | {
         "text": draw_prompt(facts, rng),
         "instrument": instrument,
         "tempo": band,
@@ -130,7 +116,6 @@ def render(piece: Piece, number: int, split: str, seed: int, recording: Recordin
         "texture": "",
         "tune": piece.name,
         "unseen_pair": False,
-        "seconds": recording.seconds,
     }
 
 
@@ -141,31 +126,22 @@ def main() -> None:
     parser.add_argument("--clips_a_tune", type=int, default=1, help="windows of each tune (default: 1)")
     parser.add_argument("--tunes", type=int, help="at most so many of the tunes, drawn by the seed")
     parser.add_argument("--seed", type=int, default=0, help="of splits, windows and performances (default: 0)")
-    parser.add_argument("--seconds", type=float, default=5.12, help="length of a clip (default: 5.12)")
-    parser.add_argument("--sample_rate", type=int, default=16_000, help="in Hz (default: 16000)")
-    parser.add_argument("--channels", type=int, choices=(1, 2), default=1, help="1 mono, 2 stereo (default: 1)")
-    parser.add_argument("--format", choices=tuple(FORMATS), default="flac", help="of the clips (default: flac)")
-    parser.add_argument("--soundfont", type=Path, default=SOUNDFONT, help=f"General MIDI soundfont ({SOUNDFONT})")
+    add_recording_options(parser)
     args = parser.parse_args()
 
-    check_synthesiser(args.soundfont)
+    recording = recording_of(args)
     files = sorted(file for ending in ("mid", "midi") for file in args.folder.rglob(f"*.{ending}"))
     random.Random(args.seed).shuffle(files)
     pieces, refused = read_all(files[: args.tunes])
     if len(pieces) < 10:
         raise SystemExit(f"{len(pieces)} tunes can be read in {args.folder}; at least 10 are needed for three splits")
-    recording = Recording(args.sample_rate, args.channels, args.seconds, args.format, args.soundfont)
     held_out = max(1, len(pieces) // 10)
     splits = ["test"] * held_out + ["validation"] * held_out + ["train"] * (len(pieces) - 2 * held_out)
     jobs = [(p, n, split) for p, split in zip(pieces, splits, strict=True) for n in range(args.clips_a_tune)]
     with ThreadPoolExecutor(2) as pool:  # fluidsynth is a process of its own
         done = pool.map(lambda job: render(*job, args.seed, recording), jobs)
         rows = list(tqdm(done, total=len(jobs), unit="clip"))
-    shutil.rmtree(args.output / "data", ignore_errors=True)  # shards of another count would be read as well
-    for split in ("train", "validation", "test"):
-        own = [row for row in rows if row["id"].startswith(split)]
-        shards = 1 + sum(len(row["audio"]["bytes"]) for row in own) // 25_000_000
-        write(own, split, features(FACTS, recording.sample_rate), args.output, shards)
+    write_splits(rows, features(FACTS, recording.sample_rate), args.output)
     print(f"{len(rows):,} clips of {len(pieces):,} tunes in {args.output}; files left out: {dict(refused) or 'none'}")
 
 

@@ -142,7 +142,7 @@ def test_too_few_tunes_and_a_missing_soundfont_end_the_program(build, tmp_path) 
     with pytest.raises(SystemExit, match="ask for 10 or more"):
         build.plan(4, seed=0)
     with pytest.raises(SystemExit, match="apt install fluidsynth"):
-        build.check_synthesiser(tmp_path / "none.sf2")
+        sys.modules["music_render"].check_synthesiser(tmp_path / "none.sf2")
 
 
 def test_midi_files_are_read_with_their_signatures_and_cut_at_bars(build, score, tmp_path) -> None:
