@@ -63,9 +63,9 @@ def expand(value: Any, path: Path) -> Any:
     return expanded
 
 
-def last_checkpoint(folder: Path) -> Path | None:
+def last_checkpoint(folder: Path, written_last: str = "trainer_state.json") -> Path | None:
     """The newest checkpoint that was written to its end, which a run killed while saving may not have done."""
-    whole = [file.parent for file in folder.glob("checkpoint-*/trainer_state.json")]
+    whole = [file.parent for file in folder.glob(f"checkpoint-*/{written_last}")]
     return max(whole, key=lambda checkpoint: int(checkpoint.name.split("-")[1]), default=None)
 
 

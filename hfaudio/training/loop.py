@@ -5,7 +5,6 @@ place in the data and the log. A run that is killed and resumed ends with the we
 """
 
 import json
-import logging
 import math
 import shutil
 from collections import defaultdict
@@ -21,8 +20,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from hfaudio.data.loader import BatchLoader, Inputs
-
-logger = logging.getLogger(__name__)
+from hfaudio.training.arguments import last_checkpoint
 
 PLACE = "loop.json"  # written last: a checkpoint without it was not finished
 
@@ -59,7 +57,7 @@ class LoopArguments:
         if self.report_to not in ("none", "tensorboard", "trackio", "wandb"):
             raise ValueError(f"--report_to must be none, tensorboard, trackio or wandb; got {self.report_to!r}")
         if self.resume_from_checkpoint == "last":
-            checkpoint = last_checkpoint(Path(self.output_dir))
+            checkpoint = last_checkpoint(Path(self.output_dir), PLACE)
             if checkpoint is None:
                 raise ValueError(f"--resume_from_checkpoint last: no checkpoint in {self.output_dir}; leave it out")
             self.resume_from_checkpoint = str(checkpoint)
@@ -80,12 +78,6 @@ def make_accelerator(args: LoopArguments) -> Accelerator:
     Path(args.output_dir).mkdir(parents=True, exist_ok=True)
     set_seed(args.seed)
     return accelerator
-
-
-def last_checkpoint(folder: Path) -> Path | None:
-    """The newest checkpoint that was written to its end."""
-    whole = [file.parent for file in folder.glob(f"checkpoint-*/{PLACE}")]
-    return max(whole, key=lambda checkpoint: int(checkpoint.name.split("-")[1]), default=None)
 
 
 def adamw(
