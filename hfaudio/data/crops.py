@@ -1,7 +1,6 @@
 """Training examples of fixed length cut out of recordings of any length, for models of audio without text."""
 
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,14 +8,12 @@ import datasets
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from hfaudio.audio.augment import example_rng
 from hfaudio.audio.io import AudioError, load_audio
 from hfaudio.data.datasets import NO_AUDIO, RowCheck
+from hfaudio.data.examples import Example, decode_all, refused_since
 from hfaudio.data.sampler import BucketSampler
-
-Example = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -71,14 +68,10 @@ class CropExamples(torch.utils.data.Dataset):
             for slot in range(count)
         ]
         self.lengths = lengths
-        self.kept: Tensor | None = None  # (channels, all samples); a tensor, as workers get it without a copy
+        self.kept: Tensor | None = None  # (all samples,), or with two channels (2, all samples)
         self.facts = rows.remove_columns("audio")
         if sum(lengths) <= keep_seconds:
-            with ThreadPoolExecutor() as pool:  # libsndfile decodes outside Python's lock
-                decoded = pool.map(lambda row: np.atleast_2d(row_check.decode(row)[0]), rows)
-                clips = list(tqdm(decoded, total=len(rows), desc="decoding audio"))
-            self.ends = np.cumsum([0] + [clip.shape[1] for clip in clips])
-            self.kept = torch.from_numpy(np.concatenate(clips, axis=1)).share_memory_()
+            self.kept, self.bounds = decode_all(rows, row_check)
 
     def set_epoch(self, epoch: int) -> None:
         """Other crops in another epoch."""
@@ -97,8 +90,9 @@ class CropExamples(torch.utils.data.Dataset):
     def _read(self, row: int, start: float) -> np.ndarray:
         """(channels, N) from `start` seconds on, at most a crop."""
         if self.kept is not None:
-            first = self.ends[row] + round(start * self.encoder.sample_rate)
-            return self.kept[:, first : min(first + self.encoder.num_samples, self.ends[row + 1])].numpy()
+            first = self.bounds[row] + round(start * self.encoder.sample_rate)
+            end = min(first + self.encoder.num_samples, self.bounds[row + 1])
+            return np.atleast_2d(self.kept[..., first:end].numpy())
         audio = self.rows[row]["audio"] or NO_AUDIO
         try:
             samples = load_audio(
@@ -109,10 +103,7 @@ class CropExamples(torch.utils.data.Dataset):
                 channels=self.row_check.channels,
             )
         except AudioError as error:
-            raise RuntimeError(
-                f"row {self.facts[row]['id']} was fine when it was checked and is now refused ({error}); has its file "
-                "been replaced? Start again with the environment variable HF_DATASETS_CACHE at an empty folder"
-            ) from error
+            raise refused_since(self.facts[row]["id"], str(error)) from error
         return np.atleast_2d(samples)[:, : self.encoder.num_samples]
 
     def batches(

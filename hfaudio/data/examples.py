@@ -97,11 +97,7 @@ class SpeechExamples(torch.utils.data.Dataset):
         self.seconds: list[float] = list(rows["seconds"])
         self.kept: torch.Tensor | None = None  # all samples in a row; a tensor, as workers get it without a copy
         if sum(self.seconds) <= keep_seconds:
-            with ThreadPoolExecutor() as pool:  # libsndfile decodes outside Python's lock
-                decoded = pool.map(lambda row: self._decode(row)[0], rows)
-                clips = list(tqdm(decoded, total=len(rows), desc="decoding audio"))
-            self.ends = np.cumsum([len(clip) for clip in clips])
-            self.kept = torch.from_numpy(np.concatenate(clips)).share_memory_()
+            self.kept, self.bounds = decode_all(rows, row_check)
             self.facts = rows.remove_columns("audio")
 
     def set_epoch(self, epoch: int) -> None:
@@ -114,10 +110,9 @@ class SpeechExamples(torch.utils.data.Dataset):
     def __getitem__(self, index: int) -> Example:
         if self.kept is None:
             row = self.rows[index]
-            samples, text = self._decode(row)
+            samples, text = decode_checked(row, self.row_check)
             return self.encoder(samples, text, row, epoch=self.epoch)
-        start = self.ends[index - 1] if index else 0
-        samples, row = self.kept[start : self.ends[index]].numpy(), self.facts[index]
+        samples, row = self.kept[self.bounds[index] : self.bounds[index + 1]].numpy(), self.facts[index]
         return self.encoder(samples, row["text"], row, epoch=self.epoch)
 
     def batches(
@@ -141,14 +136,33 @@ class SpeechExamples(torch.utils.data.Dataset):
             mixture=self.mixture,
         )
 
-    def _decode(self, row: dict[str, Any]) -> tuple[np.ndarray, str]:
-        try:
-            return self.row_check.decode(row)
-        except SkipRow as skip:
-            raise RuntimeError(
-                f"row {row['id']} was fine when it was checked and is now refused ({skip.reason}); has its file been "
-                "replaced? Start again with the environment variable HF_DATASETS_CACHE at an empty folder"
-            ) from skip
+
+def decode_all(rows: datasets.Dataset, row_check: RowCheck) -> tuple[torch.Tensor, np.ndarray]:
+    """Samples (..., N) of all rows behind each other, and where each of them begins and the last one ends.
+
+    A tensor in shared memory, which workers get without a copy.
+    """
+    with ThreadPoolExecutor() as pool:  # libsndfile decodes outside Python's lock
+        decoded = pool.map(lambda row: decode_checked(row, row_check)[0], rows)
+        clips = list(tqdm(decoded, total=len(rows), desc="decoding audio"))
+    bounds = np.cumsum([0, *(clip.shape[-1] for clip in clips)])
+    return torch.from_numpy(np.concatenate(clips, axis=-1)).share_memory_(), bounds
+
+
+def decode_checked(row: Mapping[str, Any], row_check: RowCheck) -> tuple[np.ndarray, str]:
+    """Samples and text of a row that `check_rows` let pass."""
+    try:
+        return row_check.decode(row)
+    except SkipRow as skip:
+        raise refused_since(row["id"], skip.reason) from skip
+
+
+def refused_since(row_id: str, reason: str) -> RuntimeError:
+    """The error for a row that cannot be read any more."""
+    return RuntimeError(
+        f"row {row_id} was fine when it was checked and is now refused ({reason}); has its file been replaced? Start "
+        "again with the environment variable HF_DATASETS_CACHE at an empty folder"
+    )
 
 
 class SpeechStream(torch.utils.data.Dataset):
