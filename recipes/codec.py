@@ -206,7 +206,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
         score = score_codec(stock, few_clips, None, accelerator.device)
         if is_main:
             save_samples(stock, few_clips[:4], output_dir / "samples", number)
-        figures = {f"eval_{name}": result.value for name, result in score.means().items()}
+        figures = {f"eval_{name}": result.value for name, result in score.means.items()}
         for name, values in score.usage().items():  # of each codebook
             figures |= {f"eval_{name}/{codebook}": value for codebook, value in enumerate(values)}
         return figures
@@ -221,7 +221,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
         for bandwidth in stock.config.target_bandwidths if codec_args.bottleneck == "rvq" else [None]:
             score = score_codec(stock, clips, bandwidth, accelerator.device)
             label = "kl" if bandwidth is None else f"{bandwidth:g}kbps"
-            metrics |= {f"{name}/{measure}/{label}": result for measure, result in score.means().items()}
+            metrics |= {f"{name}/{measure}/{label}": result for measure, result in score.means.items()}
             codebooks[name] = score.usage()  # of the last, the highest, bandwidth
     if not is_main:
         return {}

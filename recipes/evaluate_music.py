@@ -22,6 +22,7 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
+import torch
 from tqdm import tqdm
 
 from hfaudio.audio.lossy import Lossy, round_trip
@@ -32,8 +33,8 @@ from hfaudio.inference.transcribe import Transcriber
 from hfaudio.metrics.error_rate import word_error_rate
 from hfaudio.metrics.frechet import HubEmbedding, LogMelStatistics, frechet_with_floor
 from hfaudio.metrics.obedience import ATTRIBUTES, Judges, music_features
-from hfaudio.metrics.results import Result, command_line, mean, result_line, write_results
-from hfaudio.metrics.signal import mel_distance, si_sdr, stft_distance
+from hfaudio.metrics.results import Result, command_line, result_line, write_results
+from hfaudio.metrics.signal import mean_distances, signal_distances
 from hfaudio.text.normalize import normalize
 from hfaudio.training.arguments import parse_arguments
 
@@ -96,12 +97,10 @@ def evaluate_codec(argv: list[str]) -> dict[str, Any]:
     data_args.fact_columns = args.facts if judged else None
     row_check = RowCheck(rate, data_args.normalizer, max_seconds=data_args.max_seconds, labelled=args.asr is not None)
     test_rows, test = clips_of(data_args, row_check, data_args.test_split or "test", args.test_clips, args.seed)
-    facts = [dict(zip(("instrument", "tempo", "key"), map(row.get, args.facts), strict=False)) for row in test_rows]
     if judged:
+        facts = facts_of(test_rows, args.facts)
         train_rows, train = clips_of(data_args, row_check, args.judge_split, args.judge_clips, args.seed)
-        train_facts = [
-            dict(zip(("instrument", "tempo", "key"), map(row.get, args.facts), strict=True)) for row in train_rows
-        ]
+        train_facts = facts_of(train_rows, args.facts)
     embed: Any = None
     if args.frechet != "none":
         embed = LogMelStatistics(rate) if args.frechet == "log_mel" else HubEmbedding(args.frechet, args.device)
@@ -118,10 +117,10 @@ def evaluate_codec(argv: list[str]) -> dict[str, Any]:
         bits[name] = float(np.mean([measured for _, measured in coded]))
         found: dict[str, Result] = {}
         if name != "original":
-            ratios = [float(si_sdr(a, b)) for a, b in zip(test, copies, strict=True)]
-            found["si_sdr"] = mean([ratio for ratio in ratios if np.isfinite(ratio)])
-            found["mel"] = mean([float(mel_distance(a, b, rate)) for a, b in zip(test, copies, strict=True)])
-            found["stft"] = mean([float(stft_distance(a, b)) for a, b in zip(test, copies, strict=True)])
+            pairs = zip(test, copies, strict=True)
+            found |= mean_distances(
+                [signal_distances(torch.from_numpy(a), torch.from_numpy(b), rate) for a, b in pairs]
+            )
         if judged:
             judges = Judges.fit(
                 [music_features(code(clip)[0], rate) for clip in tqdm(train, desc="judges")], train_facts
@@ -130,9 +129,8 @@ def evaluate_codec(argv: list[str]) -> dict[str, Any]:
             scores = judges.score(judges.hear([music_features(copy, rate) for copy in copies]), facts)
             found |= {attribute: score.hits for attribute, score in scores.items()}
         if asr is not None:
-            normalizer = data_args.normalizer
-            texts = [normalize(asr({"array": copy, "sampling_rate": rate}).text, normalizer) for copy in copies]
-            found["wer"] = word_error_rate([normalize(row["text"], normalizer) for row in test_rows], texts)
+            texts = [asr({"array": copy, "sampling_rate": rate}).text for copy in copies]
+            found["wer"] = word_error_rate(test_rows["text"], [normalize(t, data_args.normalizer) for t in texts])
         extra = {}
         if embed is not None and name != "original":
             try:
@@ -171,6 +169,11 @@ def clips_of(
     logger.info("%s: %s", split, counts)
     rows = random_rows(rows, count, seed)
     return rows.remove_columns("audio"), [check.decode(row)[0] for row in rows]
+
+
+def facts_of(rows: Any, columns: list[str]) -> list[dict[str, str]]:
+    """What the judges are told of each row, under the names that they know."""
+    return [dict(zip(("instrument", "tempo", "key"), map(row.get, columns), strict=True)) for row in rows]
 
 
 def neural_coder(codec: Codec, bandwidth: float) -> Coder:

@@ -10,12 +10,15 @@ paper's values are of clips at 44.1 kHz. The distances depend on level and sampl
 """
 
 import warnings
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 
 import numpy as np
 import torch
 from torch import Tensor
 from torchaudio.functional import melscale_fbanks
+
+from hfaudio.metrics.results import Mean, mean
 
 LIMIT_DB = 100.0  # of SI-SDR; the rounding noise of 16-bit samples lies 98 dB under a full-scale sine
 SILENCE = 1e-10  # mean square, -100 dB full scale: about the rounding noise of 16-bit samples
@@ -85,6 +88,24 @@ def stft_distance(reference: np.ndarray | Tensor, estimate: np.ndarray | Tensor)
         log_distance = 2 * (real.clamp(min=FLOOR).log10() - made.clamp(min=FLOOR).log10())  # of power: DAC's pow=2
         total = total + log_distance.abs().mean((-2, -1)) + (real - made).abs().mean((-2, -1))
     return total
+
+
+def signal_distances(reference: Tensor, estimate: Tensor, sample_rate: int) -> dict[str, float]:
+    """The three measures of a clip (..., N), "si_sdr", "mel" and "stft": means over its channels.
+
+    Clips shorter than the longest window get silence behind.
+    """
+    padding = (0, max(0, max(MEL_BANDS) - reference.shape[-1]))
+    real, made = (torch.nn.functional.pad(clip, padding) for clip in (reference, estimate))
+    measures = {"si_sdr": si_sdr(real, made), "mel": mel_distance(real, made, sample_rate)}
+    return {name: float(value.mean()) for name, value in (measures | {"stft": stft_distance(real, made)}).items()}
+
+
+def mean_distances(distances: Sequence[Mapping[str, float]]) -> dict[str, Mean]:
+    """The mean of each measure over clips; of SI-SDR over those that are not silent, if there are any."""
+    heard = [clip for clip in distances if not np.isnan(clip["si_sdr"])]
+    columns = {name: [clip[name] for clip in (heard if name == "si_sdr" else distances)] for name in distances[0]}
+    return {name: mean(values) for name, values in columns.items() if values}
 
 
 def _pair(reference: np.ndarray | Tensor, estimate: np.ndarray | Tensor, shortest: int = 1) -> tuple[Tensor, Tensor]:

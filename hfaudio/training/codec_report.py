@@ -1,6 +1,5 @@
 """How good a codec in training is, what it sounds like, and pictures of both."""
 
-import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,28 +18,18 @@ from transformers import EncodecModel
 
 from hfaudio.audio.io import save_audio
 from hfaudio.data.datasets import RowCheck
-from hfaudio.metrics.results import Mean, mean
-from hfaudio.metrics.signal import mel_distance, si_sdr, stft_distance
+from hfaudio.metrics.results import Mean
+from hfaudio.metrics.signal import mean_distances, signal_distances
 from hfaudio.models.codec import EncodecVAE, reconstruct
 from hfaudio.models.quantize import perplexity
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class CodecScore:
-    """Of one bandwidth; the lists hold a value for each clip, clips in any order."""
+    """Of one bandwidth."""
 
-    si_sdr: list[float]  # dB
-    mel: list[float]
-    stft: list[float]
+    means: dict[str, Mean]  # of SI-SDR in dB, mel and STFT distance
     code_counts: Tensor | None  # (K, V), how often each code was used; None without codes
-
-    def means(self) -> dict[str, Mean]:
-        """The three measures; SI-SDR without the silent clips, which have none."""
-        heard = [value for value in self.si_sdr if np.isfinite(value)]
-        measures = {"si_sdr": heard, "mel": self.mel, "stft": self.stft}
-        return {name: mean(values) for name, values in measures.items() if values}
 
     def usage(self) -> dict[str, list[float]]:
         """Of each codebook, the share of its codes that were used and their perplexity; empty without codes."""
@@ -63,30 +52,23 @@ def score_codec(
 ) -> CodecScore:
     """Clips (channels, N) of all ranks through the codec at a bandwidth in kbit/s (None: the highest), one by one.
 
-    Stereo is scored channel by channel. Clips shorter than the longest window of the distances get silence behind.
+    Stereo is scored channel by channel.
     """
-    values: list[tuple[float, float, float]] = []
+    distances: list[dict[str, float]] = []
     config = codec.config
     counts = torch.zeros(config.num_quantizers, config.codebook_size)
     has_codes = False
     codec.eval()
     for clip in clips:
         made = reconstruct(codec, clip[None].to(device), bandwidth)
-        audio = made.audio[0].float().cpu()
-        pad = max(0, 2048 - clip.shape[-1])
-        real, copy = (torch.nn.functional.pad(x, (0, pad)) for x in (clip, audio))
-        measured = (si_sdr(real, copy), mel_distance(real, copy, config.sampling_rate), stft_distance(real, copy))
-        ratio, mel, stft = (float(part.mean()) for part in measured)
-        values.append((ratio, mel, stft))
+        distances.append(signal_distances(clip, made.audio[0].float().cpu(), config.sampling_rate))
         if made.codes is not None:
             has_codes = True
             for stage, codes in enumerate(made.codes.cpu()):
                 counts[stage] += torch.bincount(codes.flatten(), minlength=config.codebook_size)
-    values = gather_object(values)
     counts = sum(gather_object([counts]))
     used_stages = counts.sum(-1) > 0
-    ratios, mels, stfts = (list(column) for column in zip(*values, strict=True))
-    return CodecScore(ratios, mels, stfts, counts[used_stages] if has_codes else None)
+    return CodecScore(mean_distances(gather_object(distances)), counts[used_stages] if has_codes else None)
 
 
 def save_samples(codec: EncodecModel | EncodecVAE, clips: Sequence[Tensor], folder: Path, step: int) -> None:

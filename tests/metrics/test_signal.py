@@ -8,7 +8,7 @@ import pytest
 import torch
 from scipy.signal import ShortTimeFFT, get_window
 
-from hfaudio.metrics.signal import mel_distance, si_sdr, stft_distance
+from hfaudio.metrics.signal import mean_distances, mel_distance, si_sdr, signal_distances, stft_distance
 
 RATE = 16_000
 MEL_BANDS = {32: 5, 64: 10, 128: 20, 256: 40, 512: 80, 1024: 160, 2048: 320}  # DAC, conf/final/44khz.yml
@@ -190,3 +190,24 @@ def test_a_gradient_after_inference_mode() -> None:
     estimate = torch.from_numpy(coded(signal)).requires_grad_()
     mel_distance(signal, estimate, 11_025).backward()
     assert estimate.grad is not None
+
+
+def test_the_measures_of_a_clip_are_means_over_channels_and_short_clips_are_filled() -> None:
+    generator = torch.Generator().manual_seed(0)
+    real, made = torch.randn(2, 2, 4000, generator=generator)
+    found = signal_distances(real, made, 16_000)
+    assert found["si_sdr"] == pytest.approx(float(si_sdr(real, made).mean()))
+    assert found["mel"] == pytest.approx(float(mel_distance(real, made, 16_000).mean()))
+    assert found["stft"] == pytest.approx(float(stft_distance(real, made).mean()))
+    short = signal_distances(real[:, :500], made[:, :500], 16_000)
+    filled = [torch.nn.functional.pad(clip[:, :500], (0, 1548)) for clip in (real, made)]
+    assert short["mel"] == pytest.approx(float(mel_distance(*filled, 16_000).mean()))
+
+
+def test_silent_clips_have_distances_but_no_ratio() -> None:
+    clip = torch.randn(1, 4000, generator=torch.Generator().manual_seed(0))
+    heard, silent = (signal_distances(real, clip, 16_000) for real in (clip, torch.zeros_like(clip)))
+    means = mean_distances([heard, silent])
+    assert (means["si_sdr"].n, means["mel"].n) == (1, 2)
+    assert means["si_sdr"].value == pytest.approx(100)
+    assert set(mean_distances([silent])) == {"mel", "stft"}
