@@ -42,8 +42,9 @@ from hfaudio.models.discriminator import (
 from hfaudio.models.guide import SpectralGuide
 from hfaudio.training.arguments import parse_arguments
 from hfaudio.training.codec_models import CodecArguments, build_codec
-from hfaudio.training.codec_report import clips_of, plot_codec_history, save_samples, score_codec
+from hfaudio.training.codec_report import CODEC_PANELS, clips_of, save_samples, score_codec
 from hfaudio.training.loop import LoopArguments, adamw, fit, make_accelerator
+from hfaudio.training.report import plot_history
 
 logger = logging.getLogger(__name__)
 
@@ -227,7 +228,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
         return {}
     stock.save_pretrained(output_dir)
     EncodecFeatureExtractor(channels, rate).save_pretrained(output_dir)
-    plot_codec_history(history, output_dir / "curves.png")
+    plot_history(history, output_dir / "curves.png", CODEC_PANELS)
     for name, result in metrics.items():
         logger.info("%s %s", name, result_line(result))
     return write_results(

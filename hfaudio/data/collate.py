@@ -3,10 +3,12 @@
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from transformers import BatchFeature, ProcessorMixin, WhisperFeatureExtractor
 
 from hfaudio.data.examples import Example
+from hfaudio.models.musicgen import label_codes, null_chroma
 from hfaudio.models.seq2seq import pad_log_mel
 
 IGNORED_LABEL = -100  # transformers' padding of labels; no loss is computed there
@@ -60,6 +62,42 @@ class Seq2SeqCollator:
             "decoder_input_ids": padded([example["decoder_input_ids"] for example in examples], self.pad_id),
             "labels": padded([example["labels"] for example in examples], IGNORED_LABEL),
         }
+
+
+class MusicCollator:
+    """Examples to a batch. Captions are tokens padded to the longest; an empty one is the null condition.
+
+    The null condition is a row of zeros in the attention mask, to which `generate` compares under guidance, and for
+    melodies transformers' own null chroma. Codes become delayed labels; audio is left for the trainer to encode.
+
+    Args:
+        melody_extractor: of MusicGen-melody, for examples with audio.
+    """
+
+    def __init__(self, processor: Any, decoder_config: Any, *, has_melody: bool = False) -> None:
+        self.tokenizer = processor.tokenizer
+        self.extractor = processor.feature_extractor if has_melody else None
+        self.config = decoder_config
+
+    def __call__(self, examples: list[Example]) -> dict[str, torch.Tensor]:
+        texts = [example["text"] for example in examples]
+        tokens = self.tokenizer(texts, padding=True, truncation=True, return_tensors="pt")
+        is_null = torch.tensor([not text for text in texts])
+        batch = {
+            "input_ids": tokens["input_ids"],
+            "attention_mask": tokens["attention_mask"].masked_fill(is_null[:, None], 0),
+        }
+        if "codes" in examples[0]:
+            return batch | label_codes([torch.as_tensor(example["codes"]) for example in examples], self.config)
+        audio = [example["input_values"] for example in examples]
+        batch["input_values"] = torch.from_numpy(np.stack(audio))
+        batch["num_samples"] = torch.tensor([example["num_samples"] for example in examples])
+        if self.extractor is not None:
+            mono = [clip.mean(0) for clip in audio]
+            chroma = self.extractor(mono, sampling_rate=self.extractor.sampling_rate, return_tensors="pt")
+            batch["input_features"] = chroma["input_features"]
+            batch["input_features"][is_null] = null_chroma(batch["input_features"][:1])
+        return batch
 
 
 def padded(rows: list[list[int]], value: int) -> torch.Tensor:

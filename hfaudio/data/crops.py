@@ -1,6 +1,7 @@
-"""Training examples of fixed length cut out of recordings of any length, for models of audio without text."""
+"""Training examples of fixed length cut out of recordings of any length, with captions for music."""
 
-from collections.abc import Mapping
+import random
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,10 +16,19 @@ from hfaudio.data.datasets import NO_AUDIO, RowCheck
 from hfaudio.data.examples import Example, decode_all, refused_since
 from hfaudio.data.sampler import BucketSampler
 
+Caption = Callable[[Mapping[str, Any], random.Random], str]  # of a row
+
+
+def draw_caption(caption: Caption, row: Mapping[str, Any], seed: int, epoch: int) -> str:
+    """What is said about a row in an epoch, whatever worker or rank asks."""
+    return caption(row, random.Random(int(example_rng(seed, epoch, "caption", row["id"]).integers(2**63))))
+
 
 @dataclass(frozen=True)
 class CropEncoder:
     """Samples as `input_values` (channels, N) of `seconds`: a random piece of them, or all with silence behind.
+
+    `num_samples` of them are no such silence. With a `caption` the example has a `text`, drawn anew in each epoch.
 
     The piece depends on seed, epoch and the row's id, not on the number of workers or ranks nor on a resume. It is
     called as `hfaudio.data.examples.ExampleEncoder` is, so that streams take either.
@@ -27,6 +37,7 @@ class CropEncoder:
     seconds: float
     sample_rate: int
     seed: int = 0
+    caption: Caption | None = None
 
     @property
     def num_samples(self) -> int:
@@ -36,11 +47,16 @@ class CropEncoder:
         samples = np.atleast_2d(samples)
         longest_start = max(0, samples.shape[1] - self.num_samples)
         start = int(example_rng(self.seed, epoch, "crop", row["id"]).integers(longest_start + 1))
-        return {"input_values": self.filled(samples[:, start : start + self.num_samples])}
+        return self.example(samples[:, start : start + self.num_samples], row, epoch)
 
-    def filled(self, samples: np.ndarray) -> np.ndarray:
-        """Samples (channels, N), N at most `num_samples`, with silence behind."""
-        return np.pad(samples, ((0, 0), (0, self.num_samples - samples.shape[1])))
+    def example(self, samples: np.ndarray, row: Mapping[str, Any], epoch: int) -> Example:
+        """The example of a piece (channels, N) of a row, N at most a crop."""
+        length = samples.shape[1]
+        filled = np.pad(samples, ((0, 0), (0, self.num_samples - length)))
+        example = {"input_values": filled, "num_samples": length}
+        if self.caption is not None:
+            example["text"] = draw_caption(self.caption, row, self.seed, epoch)
+        return example
 
 
 class CropExamples(torch.utils.data.Dataset):
@@ -85,7 +101,7 @@ class CropExamples(torch.utils.data.Dataset):
         rng = example_rng(self.encoder.seed, self.epoch, f"crop {slot}", self.facts[row]["id"])
         room = max(0.0, self.lengths[row] - self.encoder.seconds)
         start = (slot + rng.random()) * room / count
-        return {"input_values": self.encoder.filled(self._read(row, start))}
+        return self.encoder.example(self._read(row, start), self.facts[row], self.epoch)
 
     def _read(self, row: int, start: float) -> np.ndarray:
         """(channels, N) from `start` seconds on, at most a crop."""

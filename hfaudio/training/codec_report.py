@@ -1,9 +1,8 @@
 """How good a codec in training is, what it sounds like, and pictures of both."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import datasets
 import matplotlib
@@ -22,6 +21,7 @@ from hfaudio.metrics.results import Mean
 from hfaudio.metrics.signal import mean_distances, signal_distances
 from hfaudio.models.codec import EncodecVAE, reconstruct
 from hfaudio.models.quantize import perplexity
+from hfaudio.training.report import Panel
 
 
 @dataclass(frozen=True)
@@ -89,29 +89,13 @@ def save_samples(codec: EncodecModel | EncodecVAE, clips: Sequence[Tensor], fold
     plt.close(figure)
 
 
-CURVES = (  # panels of curves.png: title, names in the log, of codebooks with their number behind a stroke
-    ("reconstruction (training crops)", ("mel", "stft")),
-    ("mel distance (validation)", ("eval_mel",)),
-    ("SI-SDR, dB (validation)", ("eval_si_sdr",)),
-    ("adversaries (training crops)", ("discriminator", "adversarial", "feature_matching")),
-    ("encoder's distance to the guide", ("guide",)),
-    ("bottleneck", ("bottleneck",)),
-    ("perplexity of the codes (validation)", ("eval_perplexity",)),
-    ("share of codes used (validation)", ("eval_used",)),
+CODEC_PANELS = (
+    Panel("reconstruction (training crops)", ("mel", "stft")),
+    Panel("mel distance (validation)", ("eval_mel",)),
+    Panel("SI-SDR, dB (validation)", ("eval_si_sdr",)),
+    Panel("adversaries (training crops)", ("discriminator", "adversarial", "feature_matching")),
+    Panel("encoder's distance to the guide", ("guide",)),
+    Panel("bottleneck", ("bottleneck",)),
+    Panel("perplexity of the codes (validation)", ("eval_perplexity",)),
+    Panel("share of codes used (validation)", ("eval_used",)),
 )
-
-
-def plot_codec_history(history: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """Picture of the losses and of the figures on validation over the steps."""
-    figure, axes = plt.subplots(2, 4, figsize=(17, 7), layout="constrained")
-    for axis, (title, names) in zip(axes.flat, CURVES, strict=True):
-        found = dict.fromkeys(key for entry in history for key in entry if key.split("/")[0] in names)
-        for name in found:
-            points = [(entry["step"], entry[name]) for entry in history if name in entry]
-            axis.plot(*zip(*points, strict=True), label=name, marker="." if len(points) < 40 else None)
-        axis.set(title=title, xlabel="step")
-        axis.grid(alpha=0.3)
-        if axis.lines:
-            axis.legend(fontsize=8)
-    figure.savefig(path, dpi=100)
-    plt.close(figure)

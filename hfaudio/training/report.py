@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -36,21 +37,39 @@ def write_report(
     return write_results(path, metrics, seed=seed, seconds=seconds, command=command_line(), **facts)
 
 
-def plot_history(log_history: Sequence[dict[str, float]], path: Path) -> None:
-    """Picture of training loss, evaluation loss and error rates over the steps."""
-    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
-    curves = ((left, "loss", "training loss"), (left, "eval_loss", "validation loss"), (right, "eval_wer", "WER"))
-    for axis, name, label in (*curves, (right, "eval_cer", "CER"), (right, "blank_share", "share of blank frames")):
-        points = [(entry["step"], entry[name]) for entry in log_history if name in entry]
-        if points:
-            axis.plot(*zip(*points, strict=True), label=label, marker="." if len(points) < 40 else None)
-    left.set(xlabel="step", ylabel="loss per label or token, nats", yscale="log")
-    right.set(xlabel="step", ylabel="rate", ylim=(0, None))
-    for axis in (left, right):
+@dataclass(frozen=True)
+class Panel:
+    """A picture of some of the figures in a log; those of codebooks and the like stand behind a stroke (`name/3`)."""
+
+    title: str
+    names: tuple[str, ...]
+    log: bool = False  # whether the axis is logarithmic
+
+
+SPEECH_PANELS = (
+    Panel("loss per label or token, nats", ("loss", "eval_loss"), log=True),
+    Panel("rates", ("eval_wer", "eval_cer", "blank_share")),
+)
+
+
+def plot_history(history: Sequence[Mapping[str, Any]], path: Path, panels: Sequence[Panel] = SPEECH_PANELS) -> None:
+    """Picture of what was logged over the steps, up to four panels in a row."""
+    columns = min(4, len(panels))
+    rows = -(-len(panels) // columns)
+    figure, axes = plt.subplots(rows, columns, figsize=(5 * columns, 3.6 * rows), layout="constrained", squeeze=False)
+    for axis in axes.flat[len(panels) :]:
+        axis.set_visible(False)
+    for axis, panel in zip(axes.flat, panels, strict=False):
+        for name in dict.fromkeys(key for entry in history for key in entry if key.split("/")[0] in panel.names):
+            points = [(entry["step"], entry[name]) for entry in history if name in entry]
+            axis.plot(*zip(*points, strict=True), label=name, marker="." if len(points) < 40 else None)
+        axis.set(title=panel.title, xlabel="step")
         axis.grid(alpha=0.3)
         if axis.lines:
-            axis.legend()
-    figure.savefig(path, dpi=120)
+            axis.legend(fontsize=8)
+            if panel.log:
+                axis.set_yscale("log")
+    figure.savefig(path, dpi=100)
     plt.close(figure)
 
 

@@ -63,7 +63,7 @@ def test_curves_of_a_run_whose_texts_are_generated_now_and_then(
     assert left.lines[0].get_xydata().tolist() == [[1, 2], [2, 1]]
     assert right.lines[0].get_xydata().tolist() == [[2, 0.4]]
     assert right.lines[0].get_marker() == "."  # a single evaluation shows as a point
-    assert left.get_ylabel() == "loss per label or token, nats"
+    assert left.get_title() == "loss per label or token, nats"
 
 
 def test_table_shows_empty_texts_and_escapes_bars() -> None:
