@@ -2,16 +2,17 @@
 
     sudo apt install fluidsynth fluid-soundfont-gm && pip install mido
     python scripts/render_midi.py TUNES_FOLDER -o nottingham --clips_a_tune 2
+    python scripts/render_midi.py TUNES_FOLDER -o folk --programs organ=21 strings=40 guitar=105  # accordion, fiddle, banjo
 
 Each clip is a window of a tune, begun on a bar, played by one of the eight instruments (all tracks), moved to a random
 key and to a random tempo of a band. Key and metre are those of the file's signatures; what a file does not state is
-neither a fact nor in the caption. Drums are left out. Files that cannot be read are named and counted.
+neither a fact nor in the caption. With --programs the words stand for other sounds. Drums are left out. Files that cannot be read are named and counted.
 """
 
 import argparse
 import random
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +24,7 @@ from music_render import Recording, add_recording_options, features, recorded, r
 from music_score import PROGRAMS, Sound
 from tqdm import tqdm
 
-from hfaudio.text.prompts import FORMS, INSTRUMENTS, MOODS, TEMPOS, TONICS, Facts, draw_prompt
+from hfaudio.text.prompts import FORMS, MOODS, TEMPOS, TONICS, Facts, draw_prompt
 
 DRUMS = 9  # channel of General MIDI
 METRES = {(3, 4): "three four", (4, 4): "four four"}
@@ -85,10 +86,12 @@ def window(piece: Piece, first_beat: float, seconds: float, bpm: float, semitone
     ]
 
 
-def render(piece: Piece, number: int, split: str, seed: int, recording: Recording) -> dict[str, Any]:
+def render(
+    piece: Piece, number: int, split: str, seed: int, recording: Recording, programs: Mapping[str, int]
+) -> dict[str, Any]:
     """A row: the number-th clip of a tune."""
     rng = random.Random(f"{seed} {piece.name} {number}")
-    instrument, band = rng.choice(INSTRUMENTS), rng.choice(tuple(TEMPOS))
+    instrument, band = rng.choice(tuple(programs)), rng.choice(tuple(TEMPOS))
     bpm, semitones = rng.randint(*BPM[band]), rng.randint(-6, 5)
     end = max(beat + beats for beat, beats, _, _ in piece.notes)
     bars = max(1, int((end - recording.seconds * bpm / 60) / piece.bar) + 1)
@@ -104,7 +107,7 @@ def render(piece: Piece, number: int, split: str, seed: int, recording: Recordin
     form = rng.choice(FORMS[metre]) if metre else "tune"
     facts = Facts(instrument, rng.choice(TEMPOS[band]), mood, key, metre, form)
     name = f"{split}-{piece.name}-{number}"
-    return recorded(sounds, PROGRAMS[instrument], name, seed, recording) | {
+    return recorded(sounds, programs[instrument], name, seed, recording) | {
         "text": draw_prompt(facts, rng),
         "instrument": instrument,
         "tempo": band,
@@ -119,12 +122,27 @@ def render(piece: Piece, number: int, split: str, seed: int, recording: Recordin
     }
 
 
+def program(setting: str) -> tuple[str, int]:
+    """The value of `NAME=NUMBER`."""
+    name, _, number = setting.partition("=")
+    if not name or not number.isdigit() or int(number) > 127:
+        raise argparse.ArgumentTypeError(f"{setting!r} is no NAME=NUMBER with a number from 0 to 127")
+    return name, int(number)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="MIDI files, .mid or .midi, at any depth")
     parser.add_argument("-o", "--output", type=Path, required=True, help="folder; its data/ is replaced")
     parser.add_argument("--clips_a_tune", type=int, default=1, help="windows of each tune (default: 1)")
     parser.add_argument("--tunes", type=int, help="at most so many of the tunes, drawn by the seed")
+    parser.add_argument(
+        "--programs",
+        nargs="+",
+        type=program,
+        metavar="NAME=NUMBER",
+        help="instruments and their General MIDI programs from 0 (default: the eight of the bundled music)",
+    )
     parser.add_argument("--seed", type=int, default=0, help="of splits, windows and performances (default: 0)")
     add_recording_options(parser)
     args = parser.parse_args()
@@ -139,7 +157,8 @@ def main() -> None:
     splits = ["test"] * held_out + ["validation"] * held_out + ["train"] * (len(pieces) - 2 * held_out)
     jobs = [(p, n, split) for p, split in zip(pieces, splits, strict=True) for n in range(args.clips_a_tune)]
     with ThreadPoolExecutor(2) as pool:  # fluidsynth is a process of its own
-        done = pool.map(lambda job: render(*job, args.seed, recording), jobs)
+        programs = dict(args.programs or PROGRAMS)
+        done = pool.map(lambda job: render(*job, args.seed, recording, programs), jobs)
         rows = list(tqdm(done, total=len(jobs), unit="clip"))
     write_splits(rows, features(FACTS, recording.sample_rate), args.output)
     print(f"{len(rows):,} clips of {len(pieces):,} tunes in {args.output}; files left out: {dict(refused) or 'none'}")

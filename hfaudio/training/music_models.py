@@ -71,7 +71,7 @@ class MusicModelArguments:
     num_hidden_layers: int = field(default=6, metadata={"help": "Of a new decoder."})
     num_attention_heads: int = field(default=4, metadata={"help": "Of a new decoder."})
     ffn_dim: int = field(default=896, metadata={"help": "Of a new decoder's feed-forward layers."})
-    dropout: float = field(default=0.1, metadata={"help": "Of a new decoder."})
+    dropout: float = field(default=0.1, metadata={"help": "Of a new decoder and text encoder."})
     text_hidden_size: int = field(default=128, metadata={"help": "Of a new text encoder, with two layers."})
     text_vocab_size: int = field(default=2000, metadata={"help": "At most so many words of the captions are known."})
 
@@ -145,6 +145,7 @@ def _new_model(args: MusicModelArguments, texts: Sequence[str]) -> tuple[Any, An
             d_ff=2 * args.text_hidden_size,
             num_layers=2,
             num_heads=4,
+            dropout_rate=args.dropout,
             pad_token_id=tokenizer.pad_token_id,
             eos_token_id=tokenizer.eos_token_id,
         )

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import soundfile
 import torch
 from torch import Tensor
 from transformers import (
@@ -18,6 +17,7 @@ from transformers import (
     TrainingArguments,
 )
 
+from hfaudio.audio.io import save_audio
 from hfaudio.metrics.results import Mean, mean
 from hfaudio.models.musicgen import codebook_losses, encode_audio, label_codes, null_chroma
 from hfaudio.training.adapters import plain_model
@@ -80,6 +80,8 @@ class MusicTrainer(AudioTrainer):
     """
 
     def __init__(self, *, model: Any, processor: ProcessorMixin, **kwargs: Any) -> None:
+        if kwargs["args"].label_smoothing_factor:
+            raise ValueError("--label_smoothing_factor has no part in the loss of codes; leave it out")
         plain_model(model).accepts_loss_kwargs = False
         self.codebook_losses: Tensor | None = None  # (K,) of the last batch that is logged
         super().__init__(
@@ -171,5 +173,5 @@ class SampleCallback(TrainerCallback):
         model.eval()
         self.folder.mkdir(parents=True, exist_ok=True)
         for number, clip in enumerate(self.play(model)):
-            soundfile.write(self.folder / f"step-{state.global_step}-{number + 1}.wav", clip.T, self.sample_rate)
+            save_audio(self.folder / f"step-{state.global_step}-{number + 1}.wav", clip, self.sample_rate)
         model.train(was_training)
