@@ -37,6 +37,7 @@ from hfaudio.models.musicgen import encode_audio
 logger = logging.getLogger(__name__)
 
 CONTEXT_SECONDS = 1.0  # heard on either side of a window, so that no seam is in the codes
+KEY = "audio_sha256"  # column of rows
 SHARD_ENTRIES = 1000  # what a killed run may lose at most, with what waits to be encoded
 WAITING_BATCHES = 16  # of windows of other lengths, before incomplete batches are encoded
 DECODERS = 4  # threads; libsndfile decodes outside Python's lock
@@ -79,7 +80,7 @@ def audio_key(row: Mapping[str, Any]) -> str:
 
 @dataclass(frozen=True)
 class CachedCodes:
-    """Codes of the rows of a dataset: `rows` have all columns but the audio, and `key`, `frames` and `seconds`."""
+    """Codes of the rows of a dataset: `rows` have all columns but the audio, and `audio_sha256`, `frames` and `seconds`."""
 
     rows: datasets.Dataset
     store: "CodeStore"
@@ -87,7 +88,7 @@ class CachedCodes:
 
     def codes(self, index: int) -> np.ndarray:
         """Codes (K, T) int16 of a whole recording."""
-        return self.store[self.rows[index]["key"]]
+        return self.store[self.rows[index][KEY]]
 
 
 class CodeStore:
@@ -210,7 +211,7 @@ def cache_codes(
                 continue
             if samples is not None:
                 encoder.add(key, samples)
-            found.append({name: value for name, value in row.items() if name != "audio"} | {"key": key})
+            found.append({name: value for name, value in row.items() if name != "audio"} | {KEY: key})
         encoder.finish()
     store.write()
     if ranks > 1:
@@ -230,8 +231,8 @@ def cache_codes(
     if not found:
         raise ValueError(f"no row can be used: {dict(skipped)}; hfaudio doctor says more")
     for row in found:
-        row["frames"] = store[row["key"]].shape[1]
-        row["seconds"] = store.seconds(row["key"])
+        row["frames"] = store[row[KEY]].shape[1]
+        row["seconds"] = store.seconds(row[KEY])
     return CachedCodes(datasets.Dataset.from_list(found), store, dict(skipped))
 
 
@@ -322,8 +323,10 @@ class _Encoder:
         for (key, number, first, end, _), window in zip(group, codes, strict=True):
             parts = self.parts[key]
             parts[number] = window[:, first:end]
-            if all(part is not None for part in parts):
-                whole = np.concatenate(self.parts.pop(key), axis=1)  # type: ignore[arg-type]
+            done = [part for part in parts if part is not None]
+            if len(done) == len(parts):
+                del self.parts[key]
+                whole = np.concatenate(done, axis=1)
                 self.store.add(key, whole, self.lengths.pop(key) / self.rate)
 
 
@@ -368,7 +371,7 @@ class CodeExamples(torch.utils.data.Dataset):
         if self.random_offset:
             rng = example_rng(self.seed, self.epoch, f"crop {slot}", row["id"])
             start = min(int((slot + rng.random()) * (room + 1) / count), room)
-        codes = self.cached.store[row["key"]][:, start : start + self.crop_frames]
+        codes = self.cached.store[row[KEY]][:, start : start + self.crop_frames]
         text = draw_caption(self.caption, row, self.seed, self.epoch)
         return {"codes": codes.astype(np.int64), "text": text, "seconds": self.seconds[index]}
 
