@@ -40,7 +40,7 @@ CONTEXT_SECONDS = 1.0  # heard on either side of a window, so that no seam is in
 KEY = "audio_sha256"  # column of rows
 SHARD_ENTRIES = 1000  # what a killed run may lose at most, with what waits to be encoded
 WAITING_BATCHES = 16  # of windows of other lengths, before incomplete batches are encoded
-DECODERS = 4  # threads; libsndfile decodes outside Python's lock
+DECODERS = 2  # threads; libsndfile decodes outside Python's lock
 SCHEMA = pa.schema(
     {"key": pa.string(), "codes": pa.large_binary(), "frames": pa.int32(), "seconds": pa.float32(), "crc": pa.uint32()}
 )
@@ -80,7 +80,7 @@ def audio_key(row: Mapping[str, Any]) -> str:
 
 @dataclass(frozen=True)
 class CachedCodes:
-    """Codes of the rows of a dataset: `rows` have all columns but the audio, and `audio_sha256`, `frames` and `seconds`."""
+    """Codes of the rows of a dataset: all columns but the audio, with `audio_sha256`, `frames` and `seconds`."""
 
     rows: datasets.Dataset
     store: "CodeStore"
@@ -175,7 +175,7 @@ def cache_codes(
     *,
     num_codebooks: int,
     window_seconds: float = 30.0,
-    batch_size: int = 16,
+    batch_size: int | None = None,
     rank: int = 0,
     ranks: int = 1,
 ) -> CachedCodes:
@@ -190,6 +190,7 @@ def cache_codes(
         rows: as `load_split` gives them, a stream too, which is read once from beginning to end.
         codec: an EnCodec on the device that is to encode.
         num_codebooks: in stereo those of left and right together.
+        batch_size: windows encoded at once. Default: 16 on a GPU, 1 on a CPU.
     """
     settings = {
         "codec": codec_hash(codec),
@@ -204,15 +205,18 @@ def cache_codes(
     skipped: Counter[str] = Counter()
     encoder = _Encoder(codec, num_codebooks, window_seconds, batch_size, store)
     known = len(store.entries)
-    with torch.no_grad(), parametrize.cached():  # else weight normalisation is computed anew for every batch
-        for row, key, samples in _decoded(share, row_check, store, total, show=rank == 0):
-            if isinstance(samples, SkipRow):
-                skipped[samples.reason] += 1
-                continue
-            if samples is not None:
-                encoder.add(key, samples)
-            found.append({name: value for name, value in row.items() if name != "audio"} | {KEY: key})
-        encoder.finish()
+    try:
+        with parametrize.cached():  # else weight normalisation is computed anew for every batch
+            for row, key, samples in _decoded(share, row_check, store, total, show=rank == 0):
+                if isinstance(samples, SkipRow):
+                    skipped[samples.reason] += 1
+                    continue
+                if samples is not None:
+                    encoder.add(key, samples)
+                found.append({name: value for name, value in row.items() if name != "audio"} | {KEY: key})
+            encoder.finish()
+    finally:
+        encoder.close()
     store.write()
     if ranks > 1:
         everything: list[Any] = [None] * ranks
@@ -275,11 +279,26 @@ def _decoded(
     progress.close()
 
 
+@dataclass(frozen=True)
+class _Window:
+    """A piece (C, N) of a recording with what is around it; frames `first` to `end` of its codes are kept."""
+
+    key: str
+    number: int
+    first: int
+    end: int
+    piece: np.ndarray
+
+
 class _Encoder:
-    """Windows of recordings in batches of equal length, and the recordings whose windows are all there."""
+    """Windows of recordings in batches of equal length, and the recordings whose windows are all there.
+
+    A GPU encodes one batch after the other. On a CPU batches are slower than clips (their layers leave the cache: the
+    bundled codec takes 1.6 times the time for each of 16 clips of 5 s), so each thread encodes clips of its own.
+    """
 
     def __init__(
-        self, codec: Any, num_codebooks: int, window_seconds: float, batch_size: int, store: CodeStore
+        self, codec: Any, num_codebooks: int, window_seconds: float, batch_size: int | None, store: CodeStore
     ) -> None:
         self.codec = codec
         self.num_codebooks = num_codebooks
@@ -287,11 +306,16 @@ class _Encoder:
         self.rate = codec.config.sampling_rate
         self.window = max(1, round(window_seconds * self.rate / self.hop))  # frames
         self.context = round(CONTEXT_SECONDS * self.rate / self.hop)
-        self.batch_size = batch_size
+        self.on_cpu = codec.device.type == "cpu"
+        self.batch_size = batch_size or (1 if self.on_cpu else 16)
         self.store = store
-        self.groups: dict[int, list[tuple[str, int, int, int, np.ndarray]]] = defaultdict(list)  # by samples
+        self.groups: dict[int, list[_Window]] = defaultdict(list)  # by samples
         self.parts: dict[str, list[np.ndarray | None]] = {}
         self.lengths: dict[str, int] = {}
+        self.threads = torch.get_num_threads()
+        workers, setting = (self.threads, 1) if self.on_cpu else (1, self.threads)
+        self.pool = ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(setting,))
+        self.running: deque[tuple[list[_Window], Future[np.ndarray]]] = deque()
 
     def add(self, key: str, samples: np.ndarray) -> None:
         """Take a recording, (N,) or (C, N)."""
@@ -305,29 +329,43 @@ class _Encoder:
             first = max(0, start - self.context)
             piece = samples[:, first * self.hop : (end + self.context) * self.hop]
             group = self.groups[piece.shape[1]]
-            group.append((key, number, start - first, end - first, piece))
+            group.append(_Window(key, number, start - first, end - first, piece))
             if len(group) == self.batch_size:
-                self._encode(self.groups.pop(piece.shape[1]))
+                self._start(self.groups.pop(piece.shape[1]))
         if sum(map(len, self.groups.values())) > WAITING_BATCHES * self.batch_size:
-            self._encode(self.groups.pop(max(self.groups, key=lambda length: len(self.groups[length]))))
+            self._start(self.groups.pop(max(self.groups, key=lambda length: len(self.groups[length]))))
 
     def finish(self) -> None:
         """Encode what waits."""
         for group in self.groups.values():
-            self._encode(group)
-        self.groups.clear()
+            self._start(group)
+        while self.running:
+            self._collect()
 
-    def _encode(self, group: list[tuple[str, int, int, int, np.ndarray]]) -> None:
-        audio = torch.from_numpy(np.stack([piece for *_, piece in group])).to(self.codec.device)
-        codes = encode_audio(self.codec, audio, self.num_codebooks).to(torch.int16).cpu().numpy()
-        for (key, number, first, end, _), window in zip(group, codes, strict=True):
-            parts = self.parts[key]
-            parts[number] = window[:, first:end]
+    def close(self) -> None:
+        """Also after an error; the number of threads is that of before again."""
+        self.pool.shutdown(cancel_futures=True)
+        torch.set_num_threads(self.threads)
+
+    def _start(self, group: list[_Window]) -> None:
+        self.running.append((group, self.pool.submit(self._codes, group)))
+        if len(self.running) > 2 * self.threads:
+            self._collect()
+
+    def _codes(self, group: list[_Window]) -> np.ndarray:
+        audio = torch.from_numpy(np.stack([window.piece for window in group])).to(self.codec.device)
+        return encode_audio(self.codec, audio, self.num_codebooks).to(torch.int16).cpu().numpy()
+
+    def _collect(self) -> None:
+        group, future = self.running.popleft()
+        for window, codes in zip(group, future.result(), strict=True):
+            parts = self.parts[window.key]
+            parts[window.number] = codes[:, window.first : window.end]
             done = [part for part in parts if part is not None]
             if len(done) == len(parts):
-                del self.parts[key]
+                del self.parts[window.key]
                 whole = np.concatenate(done, axis=1)
-                self.store.add(key, whole, self.lengths.pop(key) / self.rate)
+                self.store.add(window.key, whole, self.lengths.pop(window.key) / self.rate)
 
 
 class CodeExamples(torch.utils.data.Dataset):

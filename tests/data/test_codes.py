@@ -71,7 +71,7 @@ def test_codes_are_those_of_the_codec_called_clip_by_clip(
 ) -> None:
     clips = [tune(seconds, number) for number, seconds in enumerate((2, 1.5, 2, 2, 1.5, 0.3))]
     found = cached(table(*(row(clip, n) for n, clip in enumerate(clips))), codec, tmp_path, batch_size=2)
-    assert calls == [(2, 1, 32_000), (2, 1, 24_000), (1, 1, 32_000), (1, 1, 4_800)]  # equal lengths together
+    assert sorted(calls) == [(1, 1, 4_800), (1, 1, 32_000), (2, 1, 24_000), (2, 1, 32_000)]  # equal lengths
     for number, clip in enumerate(clips):
         sent = torch.from_numpy((np.round(clip * 32_768) / 32_768).astype(np.float32))  # FLAC has 16 bits
         alone = encode_audio(codec, sent[None, None], 4)[0].numpy()
@@ -123,7 +123,7 @@ def test_killed_run_goes_on_where_files_were_written(
     encoded: list[int] = []
 
     def killed(codec: Any, audio: torch.Tensor, num_codebooks: int) -> torch.Tensor:
-        if len(encoded) == 4:
+        if len(encoded) == 4 and encoded[0]:
             raise KeyboardInterrupt
         encoded.append(len(audio))
         return encode_audio(codec, audio, num_codebooks)
@@ -131,9 +131,11 @@ def test_killed_run_goes_on_where_files_were_written(
     monkeypatch.setattr("hfaudio.data.codes.encode_audio", killed)
     with pytest.raises(KeyboardInterrupt):
         cached(rows, codec, tmp_path, batch_size=1)
+    left = 6 - 2 * len(list(tmp_path.rglob("*.arrow")))  # recordings that no file has
     encoded[:] = [0]
     found = cached(rows, codec, tmp_path, batch_size=1)
-    assert encoded == [0, 1, 1]
+    assert left in (2, 4)
+    assert encoded == [0] + [1] * left
     assert len(found.rows) == 6
 
 
