@@ -43,6 +43,14 @@ LONG_FORM_OPTIONS: dict[str, dict[str, Any]] = {
     "seed": {"type": int, "help": "of the sampling at temperatures above 0 (0)"},
 }
 
+# Options of `hfaudio generate` that are fields of `Sampling`.
+SAMPLING_OPTIONS: dict[str, dict[str, Any]] = {
+    "guidance_scale": {"type": float, "help": "how much the text counts; 1 is no guidance (3)"},
+    "temperature": {"type": float, "help": "0 takes the likeliest codes (1)"},
+    "top_k": {"type": int, "help": "draw from so many of the likeliest codes; 0 is all (250)"},
+    "top_p": {"type": float, "help": "draw from the likeliest codes with this share together; 1 is all (1)"},
+}
+
 # Those of `hfaudio doctor`, which reads all splits and limits rows itself.
 DOCTOR_OPTIONS: dict[str, dict[str, Any]] = {
     **{name: option for name, option in DATA_OPTIONS.items() if name != "max_eval_examples"},
@@ -66,7 +74,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="hfaudio", description="Speech recognition with fine-tuned models.")
+    parser = argparse.ArgumentParser(prog="hfaudio", description="Speech and music with fine-tuned models.")
     parser.add_argument("--version", action="version", version=f"hfaudio {hfaudio.__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
@@ -120,12 +128,41 @@ def build_parser() -> argparse.ArgumentParser:
     for name, option in DOCTOR_OPTIONS.items():
         command.add_argument(f"--{name}", default=argparse.SUPPRESS, **option)
 
+    command = commands.add_parser("generate", help="music from text")
+    command.set_defaults(run=run_generate)
+    add_generate_options(command)
+
     command = commands.add_parser("codec", help="recordings to code files and back by a neural codec")
     add_codec_commands(command.add_subparsers(dest="codec_command", required=True, metavar="COMMAND"))
 
     command = commands.add_parser("lm", help="n-gram language models: train, eval, mix, convert")
     add_lm_commands(command.add_subparsers(dest="lm_command", required=True, metavar="COMMAND"))
     return parser
+
+
+def add_generate_options(command: argparse.ArgumentParser) -> None:
+    command.add_argument("model", metavar="MODEL", help="folder or Hub id of a MusicGen, or 'bundled'")
+    command.add_argument("prompts", metavar="PROMPT", nargs="*", help="what is to be heard; one clip or more of each")
+    command.add_argument("-o", "--output", type=Path, required=True, help="file to write: .wav, .flac, .ogg, .opus")
+    command.add_argument("--unconditional", action="store_true", help="without a prompt")
+    command.add_argument("--seconds", type=float, help="length, behind --continue_from (10)")
+    command.add_argument("--samples", type=int, default=1, help="clips of each prompt (1)")
+    command.add_argument("--seed", type=int, default=0, help="of each prompt's first sample, the next has 1 more (0)")
+    command.add_argument("--continue_from", type=Path, metavar="FILE", help="recording that each clip begins with")
+    command.add_argument("--melody", type=Path, metavar="FILE", help="recording of a melody to play (MusicGen-melody)")
+    command.add_argument("--adapter", metavar="FOLDER", help="PEFT adapter of the model")
+    command.add_argument("--match", type=Path, metavar="VIDEO", help="write this video with the clip as its sound")
+    command.add_argument("--stop_below_db", type=float, help="end after a second that is quieter, such as -60 (never)")
+    command.add_argument("--lufs", type=loudness, default=-16.0, help="loudness of what is written, or none (-16)")
+    command.add_argument("--batch_size", type=int, default=8, help="clips generated together (8)")
+    command.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1 ... (cpu)")
+    for name, option in SAMPLING_OPTIONS.items():
+        command.add_argument(f"--{name}", default=argparse.SUPPRESS, **option)
+
+
+def loudness(text: str) -> float | None:
+    """ "-16" is -16 LUFS, "none" as generated."""
+    return None if text == "none" else float(text)
 
 
 def add_codec_commands(commands: Any) -> None:
@@ -370,6 +407,69 @@ def run_doctor(arguments: argparse.Namespace) -> int:
         if file:
             file.write_text(write(report), encoding="utf-8")
     return 1 if report.verdict == "fix" else 0
+
+
+def run_generate(arguments: argparse.Namespace) -> int:
+    """Audio files (with --match videos), and what each is to standard output."""
+    if arguments.unconditional == bool(arguments.prompts):
+        raise ValueError("give either prompts or --unconditional, got " + ("both" if arguments.prompts else "neither"))
+    if arguments.match and not (arguments.seconds is None and arguments.stop_below_db is None):
+        raise ValueError("with --match the video tells the length; leave out --seconds and --stop_below_db")
+    if arguments.samples < 1:
+        raise ValueError(f"--samples must be at least 1, got {arguments.samples}")
+    quiet_transformers()
+    from hfaudio.audio.export import normalise_loudness
+    from hfaudio.audio.io import SAVED_AS, AudioError, save_audio
+    from hfaudio.inference.generate import MusicGenerator, Sampling
+    from hfaudio.inference.soundtrack import check_output, mux, plan_soundtrack, with_tempo
+
+    prompts: list[str | None] = arguments.prompts or [None]
+    seconds = 10.0 if arguments.seconds is None else arguments.seconds
+    if arguments.match:
+        check_output(arguments.match, arguments.output)
+        plan = plan_soundtrack(arguments.match)
+        seconds, prompts = plan.seconds, [text and with_tempo(text, plan.tempo) for text in prompts]
+        print(f"{arguments.match}: {seconds:.2f} s, {plan.cuts_per_minute:.1f} cuts a minute, {plan.tempo}")
+    elif arguments.output.suffix.lower() not in SAVED_AS:  # said before minutes of work
+        raise ValueError(f"{arguments.output} must end in one of {', '.join(SAVED_AS)}")
+    elif not arguments.output.parent.is_dir():
+        raise ValueError(f"there is no folder {arguments.output.parent} to write to; make it first")
+    sampling = Sampling(**{name: value for name, value in vars(arguments).items() if name in SAMPLING_OPTIONS})
+    generator = MusicGenerator(arguments.model, adapter=arguments.adapter, device=arguments.device)
+    texts = [prompt for prompt in prompts for _ in range(arguments.samples)]
+    seeds = [arguments.seed + sample for _ in prompts for sample in range(arguments.samples)]
+    try:
+        codes = generator.codes(
+            texts,
+            seconds,
+            seeds=seeds,
+            sampling=sampling,
+            continue_from=[arguments.continue_from] * len(texts) if arguments.continue_from else None,
+            melody=[arguments.melody] * len(texts) if arguments.melody else None,
+            batch_size=arguments.batch_size,
+            stop_below_db=arguments.stop_below_db,
+            progress=sys.stderr.isatty(),
+        )
+    except AudioError as error:
+        print(f"hfaudio generate: {error}", file=sys.stderr)
+        return 1
+    for file, text, seed, clip in zip(numbered(arguments.output, len(texts)), texts, seeds, codes, strict=True):
+        samples = generator.decode(clip)
+        if arguments.lufs is not None:
+            samples = normalise_loudness(samples, generator.sample_rate, arguments.lufs)
+        if arguments.match:
+            mux(arguments.match, samples, generator.sample_rate, file)
+        else:
+            save_audio(file, samples, generator.sample_rate)
+        print(f"{file}: {samples.shape[1] / generator.sample_rate:.2f} s, seed {seed}, {text or 'without a prompt'}")
+    return 0
+
+
+def numbered(output: Path, count: int) -> list[Path]:
+    """The file, or of several ones song-1.wav, song-2.wav, ..."""
+    if count == 1:
+        return [output]
+    return [output.with_stem(f"{output.stem}-{number}") for number in range(1, count + 1)]
 
 
 def run_codec_encode(arguments: argparse.Namespace) -> int:

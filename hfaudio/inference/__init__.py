@@ -1,5 +1,6 @@
-"""Using a trained model: recordings of any length to text, words with times, subtitles, and scores."""
+"""Using a trained model: recordings to text, words with times, subtitles and scores; music from text."""
 
+from hfaudio.inference.generate import MusicGenerator, Sampling, generate
 from hfaudio.inference.transcribe import Transcriber, Transcript, transcribe
 
-__all__ = ["Transcriber", "Transcript", "transcribe"]
+__all__ = ["MusicGenerator", "Sampling", "Transcriber", "Transcript", "generate", "transcribe"]

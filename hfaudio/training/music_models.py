@@ -174,7 +174,7 @@ def _new_model(args: MusicModelArguments, texts: Sequence[str]) -> tuple[Any, An
     if args.melody:
         hop = round(CHROMA_HOP_SECONDS * rate)
         extractor = MusicgenMelodyFeatureExtractor(
-            sampling_rate=rate, hop_length=hop, n_fft=4 * hop, chunk_length=args.window_seconds or 5.12
+            sampling_rate=rate, hop_length=hop, n_fft=4 * hop, chunk_length=math.ceil(args.window_seconds or 5.12)
         )
         parts |= {"num_chroma": 12, "chroma_length": math.ceil((args.window_seconds or 5.12) * rate / hop)}
         model = MusicgenMelodyForConditionalGeneration(MusicgenMelodyConfig(**parts))

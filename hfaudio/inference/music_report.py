@@ -1,0 +1,141 @@
+"""Tables and pictures of what is left of music after codecs, and of what a generator makes of prompts."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")  # no window is opened, here or on a cluster
+import matplotlib.pyplot as plt
+import numpy as np
+
+from hfaudio.metrics.obedience import ATTRIBUTES, Obedience
+
+CODEC_COLUMNS = ("si_sdr", "mel", "stft", "frechet", "frechet_floor", *ATTRIBUTES, "wer")
+
+
+def codec_table(table: list[dict[str, Any]], chances: dict[str, float]) -> str:
+    """The results as a table; shares and rates in percent."""
+    columns = [column for column in CODEC_COLUMNS if any(column in row for row in table)]
+    lines = [f"| codec | bit/s | {' | '.join(columns)} |", "|---|---:|" + "---:|" * len(columns)]
+    for row in [*table, {"name": "chance", **chances}] if chances else table:
+        cells = [_shown(column, row.get(column)) for column in columns]
+        bits = f"{row['bits']:,.0f}" if "bits" in row else ""
+        lines.append(f"| {row['name']} | {bits} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _shown(column: str, value: float | None) -> str:
+    if value is None:
+        return ""
+    return f"{100 * value:.1f} %" if column in (*ATTRIBUTES, "wer") else f"{value:.2f}"
+
+
+def plot_codecs(table: list[dict[str, Any]], chances: dict[str, float], path: Path) -> None:
+    """Each measure over the measured bit rate: the codec as a line, each kind of peer as another."""
+    columns = [column for column in CODEC_COLUMNS if column != "frechet_floor" and any(column in row for row in table)]
+    rows = -(-len(columns) // 3)
+    figure, axes = plt.subplots(rows, 3, figsize=(13, 3.4 * rows), layout="constrained", squeeze=False)
+    for axis in axes.flat[len(columns) :]:
+        axis.set_visible(False)
+    for axis, column in zip(axes.flat, columns, strict=False):
+        for kind in dict.fromkeys(row["name"].split()[0] for row in table):
+            points = sorted((r["bits"], r[column]) for r in table if r["name"].split()[0] == kind and column in r)
+            if points and kind == "original":
+                axis.axhline(points[0][1], color="grey", linestyle="--", label="original")
+            elif points:
+                axis.plot(*zip(*points, strict=True), marker="o", label=kind)
+        if column in chances:
+            axis.axhline(chances[column], color="black", linestyle=":", label="chance")
+        if column == "frechet":
+            axis.axhline(table[1]["frechet_floor"], color="grey", linestyle="--", label="real against real")
+        axis.set(title=column, xlabel="bit/s", xscale="log")
+        axis.grid(alpha=0.3)
+        axis.legend(fontsize=8)
+    figure.savefig(path, dpi=100)
+    plt.close(figure)
+
+
+def obedience_table(scores: Mapping[str, Mapping[str, Obedience]]) -> str:
+    """Shares of what was heard as asked, in percent with their intervals, of each group of clips by name."""
+    lines = [f"| clips | n | {' | '.join(ATTRIBUTES)} |", "|---|---:|" + "---:|" * len(ATTRIBUTES)]
+    for name, score in scores.items():
+        cells = [
+            f"{100 * hits.value:.1f} ({100 * hits.low:.0f} to {100 * hits.high:.0f})"
+            for hits in (score[attribute].hits for attribute in ATTRIBUTES)
+        ]
+        lines.append(f"| {name} | {score[ATTRIBUTES[0]].hits.n} | {' | '.join(cells)} |")
+    first = next(iter(scores.values()))
+    n = first[ATTRIBUTES[0]].hits.n
+    lines.append(f"| chance | | {' | '.join(f'{100 * first[a].chance:.1f}' for a in ATTRIBUTES)} |")
+    lines.append(f"| 1 % bar for {n} clips | | {' | '.join(f'{100 * first[a].bar / n:.1f}' for a in ATTRIBUTES)} |")
+    return "\n".join(lines) + "\n"
+
+
+def plot_obedience(scores: Mapping[str, Mapping[str, Obedience]], path: Path) -> None:
+    """Bars of each group of clips side by side for each attribute, with intervals, chance and the 1 % bar."""
+    figure, axis = plt.subplots(figsize=(11, 4.5), layout="constrained")
+    width = 0.8 / len(scores)
+    places = np.arange(len(ATTRIBUTES))
+    for number, (name, score) in enumerate(scores.items()):
+        hits = [score[attribute].hits for attribute in ATTRIBUTES]
+        values = np.array([h.value for h in hits])
+        ends = [values - [h.low for h in hits], np.array([h.high for h in hits]) - values]
+        axis.bar(places - 0.4 + width * (number + 0.5), values, width, yerr=ends, label=name, capsize=2)
+    first = next(iter(scores.values()))
+    for place, attribute in enumerate(ATTRIBUTES):
+        found = first[attribute]
+        for level, style in ((found.chance, ":"), (found.bar / found.hits.n, "--")):
+            axis.hlines(level, place - 0.45, place + 0.45, color="black", linestyle=style)
+    axis.set(xticks=places, xticklabels=ATTRIBUTES, ylabel="heard as asked", ylim=(0, 1))
+    axis.set_title("dotted: chance, dashed: what guessing reaches in 1 % of cases")
+    axis.legend(fontsize=8)
+    figure.savefig(path, dpi=100)
+    plt.close(figure)
+
+
+def plot_guidance(scores: Mapping[float, Mapping[str, Obedience]], path: Path) -> None:
+    """Shares of what was heard as asked over the guidance scale, with their intervals."""
+    figure, axis = plt.subplots(figsize=(6.5, 4.5), layout="constrained")
+    for attribute in ATTRIBUTES:
+        hits = [score[attribute].hits for score in scores.values()]
+        (line,) = axis.plot(list(scores), [h.value for h in hits], marker="o", label=attribute)
+        axis.fill_between(list(scores), [h.low for h in hits], [h.high for h in hits], alpha=0.12)
+        axis.axhline(next(iter(scores.values()))[attribute].chance, color=line.get_color(), linestyle=":")
+    axis.set(xlabel="guidance scale", ylabel="heard as asked", ylim=(0, 1), title="dotted: chance")
+    axis.grid(alpha=0.3)
+    axis.legend(fontsize=8)
+    figure.savefig(path, dpi=100)
+    plt.close(figure)
+
+
+def plot_confusion(asked: Sequence[str], heard: Sequence[str], path: Path) -> None:
+    """Heat map: which share of the clips asked for one instrument was heard as which."""
+    names = sorted({*asked, *heard})
+    counts = np.zeros((len(names), len(names)))
+    for a, h in zip(asked, heard, strict=True):
+        counts[names.index(a), names.index(h)] += 1
+    shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
+    figure, axis = plt.subplots(figsize=(6, 5.2), layout="constrained")
+    picture = axis.imshow(shares, vmin=0, vmax=1, cmap="Blues")
+    for row, column in np.ndindex(*shares.shape):
+        if counts[row, column]:
+            dark = "white" if shares[row, column] > 0.5 else "black"
+            axis.text(column, row, f"{100 * shares[row, column]:.0f}", ha="center", va="center", color=dark)
+    places = range(len(names))
+    axis.set(xticks=places, yticks=places, yticklabels=names, xlabel="heard", ylabel="asked")
+    axis.set_xticks(places, names, rotation=45)
+    figure.colorbar(picture, label="share of the clips asked for")
+    figure.savefig(path, dpi=100)
+    plt.close(figure)
+
+
+def plot_spectrograms(clips: Mapping[str, np.ndarray], sample_rate: int, path: Path) -> None:
+    """Spectrograms of clips (C, N) by title."""
+    figure, axes = plt.subplots(len(clips), 1, figsize=(8, 2.2 * len(clips)), layout="constrained", squeeze=False)
+    for axis, (title, clip) in zip(axes[:, 0], clips.items(), strict=True):
+        axis.specgram(clip.mean(0) + 1e-6, NFFT=1024, Fs=sample_rate, noverlap=768, vmin=-140, vmax=-30)
+        axis.set(title=title, ylabel="Hz")
+    figure.savefig(path, dpi=80)
+    plt.close(figure)
