@@ -10,17 +10,18 @@ can still be heard: instrument, tempo and key by judges that were trained on oth
 words by a recogniser. Writes metrics.json, table.md and rate_distortion.png to --output_dir.
 
 **generation**. Prompts that name instrument, tempo and key are played; judges, trained on the training split after the
-generator's codec, hear what came. Beside it: what they hear of real clips of the test split, the same audio scored by
-the prompts of other clips, audio made without a prompt, prompts whose pair of instrument and key the training split
-does not have, other guidance scales, a Fréchet distance, and whether training clips are played again. Writes
-metrics.json, table.md, memorisation.md, pictures and samples/ to --output_dir.
+generator's codec, hear what came. Beside it: what they hear of real clips of the test split after that codec
+(ceiling), the same audio scored by the prompts of other clips (shuffled), audio made without a prompt (null), prompts
+whose pair of instrument and key was kept from training (unseen), other guidance scales, a Fréchet distance with its
+floor, and how near the audio comes to single training clips. No judge from outside is asked. Writes metrics.json,
+table.md, obedience.png, guidance.png, confusion.png and samples/ to --output_dir.
 """
 
 import logging
 import random
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,8 @@ from hfaudio.inference.codec import Codec
 from hfaudio.inference.generate import MusicGenerator, Sampling
 from hfaudio.inference.music_report import (
     codec_table,
-    obedience_table,
+    confusion,
+    generation_table,
     plot_codecs,
     plot_confusion,
     plot_guidance,
@@ -46,19 +48,26 @@ from hfaudio.inference.music_report import (
 )
 from hfaudio.inference.transcribe import Transcriber
 from hfaudio.metrics.error_rate import word_error_rate
-from hfaudio.metrics.frechet import HubEmbedding, LogMelStatistics, frechet_with_floor
+from hfaudio.metrics.frechet import FrechetResult, HubEmbedding, LogMelStatistics, frechet_with_floor
 from hfaudio.metrics.memorisation import Music, chroma_sequence, memorisation
-from hfaudio.metrics.obedience import Judges, Obedience, music_features, shuffled
+from hfaudio.metrics.obedience import Facts, Judges, MusicFeatures, binomial_bar, music_features, shuffled
 from hfaudio.metrics.results import Result, command_line, result_line, write_results
 from hfaudio.metrics.signal import mean_distances, signal_distances
 from hfaudio.models.musicgen import encode_audio
 from hfaudio.text.normalize import normalize
-from hfaudio.text.prompts import INSTRUMENTS, MOODS, TEMPOS, TONICS, Facts, draw_prompt
+from hfaudio.text.prompts import FORMS, INSTRUMENTS, MOODS, TEMPOS, TONICS, draw_prompt
+from hfaudio.text.prompts import Facts as Piece
 from hfaudio.training.arguments import parse_arguments
 
 logger = logging.getLogger(__name__)
 
 Coder = Callable[[np.ndarray], tuple[np.ndarray, float]]  # samples (N,) -> samples (N,), bits a second
+
+KEYS = tuple(f"{tonic} {mode}" for tonic in TONICS for mode in MOODS)
+FREE_FORMS = tuple(
+    form for form in FORMS["four four"] if form in FORMS["three four"]
+)  # which say nothing of the metre
+SAMPLES = 4  # clips that are saved
 
 
 @dataclass
@@ -94,14 +103,18 @@ class CodecEvaluation:
 class GenerationEvaluation:
     model: str = field(default="bundled", metadata={"help": "MusicGen: folder, Hub id or 'bundled'."})
     adapter: str | None = field(default=None, metadata={"help": "PEFT adapter of the model."})
-    prompts: int = field(default=192, metadata={"help": "Prompts: every instrument in every key, all tempo bands."})
+    prompts: int = field(default=192, metadata={"help": "192: each of 8 instruments in each of 24 keys."})
     prompt_source: str = field(
         default="language",
         metadata={"help": "language: drawn from the closed language of the bundled data. dataset: the test captions."},
     )
     facts: list[str] = field(
         default_factory=lambda: ["instrument", "tempo", "key"],
-        metadata={"help": "Columns that judges listen for, in this order."},
+        metadata={"help": "Columns that judges listen for: which instrument, how fast, in which key."},
+    )
+    unseen_column: str = field(
+        default="unseen_pair",
+        metadata={"help": "Column that is true where the pair of instrument and key was kept from training; 'none'."},
     )
     guidance_scale: float = field(default=3.0, metadata={"help": "Of the main figures."})
     guidance: list[float] = field(
@@ -110,7 +123,7 @@ class GenerationEvaluation:
     temperature: float = field(default=1.0, metadata={"help": "Of the sampling."})
     top_k: int = field(default=250, metadata={"help": "Of the sampling; 0 for all codes."})
     judge_clips: int = field(default=600, metadata={"help": "Training clips of which the judges learn."})
-    test_clips: int = field(default=240, metadata={"help": "Test clips: ceiling of the judges, real tunes."})
+    test_clips: int = field(default=300, metadata={"help": "Test clips: ceiling of the judges, real tunes."})
     memorisation_clips: int = field(default=3000, metadata={"help": "Training clips that are looked through."})
     output_dir: str = field(default="output/evaluate_generation", metadata={"help": "Where results go."})
     batch_size: int = field(default=16, metadata={"help": "Clips generated at once."})
@@ -120,10 +133,12 @@ class GenerationEvaluation:
     def __post_init__(self) -> None:
         if self.prompt_source not in ("language", "dataset"):
             raise ValueError(f"--prompt_source must be language or dataset; got {self.prompt_source!r}")
-        if self.prompts < 24:
-            raise ValueError(f"--prompts is {self.prompts}: with fewer than 24 no attribute can be told from guessing")
-        if self.guidance_scale not in self.guidance:
-            raise ValueError(f"--guidance must contain --guidance_scale {self.guidance_scale:g}; got {self.guidance}")
+        if len(self.facts) != 3:
+            raise ValueError(f"--facts must name three columns, of instrument, tempo and key; got {self.facts}")
+        if binomial_bar(self.prompts, 1 / 2) > self.prompts:
+            raise ValueError(
+                f"--prompts must be at least 7; got {self.prompts}, of which guessing the mode hits all too often"
+            )
 
 
 ARGUMENTS = {"codec": (MusicDataArguments, CodecEvaluation), "generation": (MusicDataArguments, GenerationEvaluation)}
@@ -222,96 +237,94 @@ def evaluate_generation(argv: list[str]) -> dict[str, Any]:
     output_dir = Path(args.output_dir)
     (output_dir / "samples").mkdir(parents=True, exist_ok=True)
     generator = MusicGenerator(args.model, adapter=args.adapter, device=args.device)
-    rate, codec = generator.sample_rate, generator.model.audio_encoder
-    num_codebooks = generator.model.decoder.config.num_codebooks
 
-    # Real clips: of the training split for judges and memorisation, of the test split for what judges hear at best.
-    data_args.fact_columns = args.facts
-    check = RowCheck(rate, "none", max_seconds=data_args.max_seconds, channels=generator.channels)
-    counts = {"train": max(args.judge_clips, args.memorisation_clips), "test": args.test_clips}
-    rows, clips, codes = {}, {}, {}
-    for split, name in (("train", data_args.train_split), ("test", data_args.test_split or "test")):
-        rows[split], clips[split] = clips_of(data_args, check, name, counts[split], args.seed)
-        codes[split] = [
-            encode_audio(codec, torch.from_numpy(np.atleast_2d(clip))[None].to(args.device), num_codebooks)[0]
-            for clip in tqdm(clips[split], desc=f"coding {split}")
-        ]
-
-    def features(coded: list[torch.Tensor]) -> list[Any]:
-        return [music_features(generator.decode(c).mean(0), rate) for c in tqdm(coded, desc="listening")]
-
-    real = features(codes["test"])
-    train_facts = facts_of(rows["train"], args.facts)
-    judges = Judges.fit(features(codes["train"][: args.judge_clips]), train_facts[: args.judge_clips])
-
-    # What is asked for.
-    seen = {(fact["instrument"], fact["key"]) for fact in train_facts}
+    # Real clips as the generator's codec gives them back: judges learn of one split and are tried on the other.
+    has_unseen = args.unseen_column != "none"
+    data_args.fact_columns = [*args.facts, *([args.unseen_column] if has_unseen else [])]
+    check = RowCheck(
+        generator.sample_rate,
+        "none",
+        max_seconds=data_args.max_seconds,
+        labelled=args.prompt_source == "dataset",
+        channels=generator.channels,
+    )
+    train_rows = usable_rows(data_args, check, data_args.train_split)
+    test_rows = usable_rows(data_args, check, data_args.test_split or "test")
+    unseen = unseen_pairs(train_rows, test_rows, args.facts, args.unseen_column) if has_unseen else set()
     if args.prompt_source == "dataset":
-        chosen = random_rows(rows["test"], args.prompts, args.seed)
-        asked = list(zip(chosen["text"], facts_of(chosen, args.facts), strict=True))
-        unseen = []
+        asked, more = captions(test_rows, args.facts, args.prompts, args.seed), []
     else:
-        pairs = [(i, f"{tonic} {mode}") for tonic in TONICS for mode in MOODS for i in INSTRUMENTS]
-        asked = ask([pair for pair in pairs if pair in seen], args.prompts, args.seed)
-        missing = [pair for pair in pairs if pair not in seen]
-        unseen = ask(missing, 3 * len(missing), args.seed) if missing else []
+        rng = random.Random(args.seed)
+        pairs = [(instrument, key) for instrument in INSTRUMENTS for key in KEYS]
+        asked, more = draw_asked(pairs, args.prompts, rng), draw_asked(sorted(unseen), 3 * len(unseen), rng)
+    order = np.random.default_rng(args.seed).permutation(len(train_rows))
+    train_rows = train_rows.select(order[: max(args.judge_clips, args.memorisation_clips)])
+    test_rows = random_rows(test_rows, args.test_clips, args.seed)
+    train_facts, test_facts = (facts_of(rows, args.facts) for rows in (train_rows, test_rows))
+    if args.prompt_source == "language":
+        check_labels([fact for _, fact in asked], train_facts[: args.judge_clips])
+    train, test = (listen(generator, real_codes(generator, rows, check)) for rows in (train_rows, test_rows))
+    judges = Judges.fit(train.features[: args.judge_clips], train_facts[: args.judge_clips])
 
-    def play(prompts: list[str | None], scale: float, first_seed: int) -> list[torch.Tensor]:
-        sampling = Sampling(scale, args.temperature, args.top_k)
+    # What is played, each prompt with a seed of its own, and what is heard.
+    def play(prompts: Sequence[str | None], scale: float, first_seed: int) -> list[torch.Tensor]:
+        logger.info("%d clips, guidance %g", len(prompts), scale)
         seeds = range(first_seed, first_seed + len(prompts))
+        sampling = Sampling(scale, args.temperature, args.top_k)
         return generator.codes(prompts, seeds=seeds, sampling=sampling, batch_size=args.batch_size, progress=True)
 
-    # What was heard.
     texts, facts = [text for text, _ in asked], [fact for _, fact in asked]
     first = args.seed * 1_000_000
-    played = {scale: play(texts, scale, first) for scale in args.guidance}
-    heard = {scale: judges.hear(features(clips)) for scale, clips in played.items()}
-    main_codes, main_heard = played[args.guidance_scale], heard[args.guidance_scale]
-    nothing = judges.hear(features(play([None] * len(asked), 1.0, first)))
-    groups: dict[str, dict[str, Obedience]] = {
-        "asked": judges.score(main_heard, facts),
-        "real clips of the test split": judges.score(judges.hear(real), facts_of(rows["test"], args.facts)),
-        "prompts of other clips": judges.score(main_heard, shuffled(facts, args.seed)),
-        "no prompt": judges.score(nothing, facts),
-    }
-    if unseen:
-        others = play([text for text, _ in unseen], args.guidance_scale, first + len(asked))
-        groups["unseen pairs"] = judges.score(judges.hear(features(others)), [fact for _, fact in unseen])
-    curve = {scale: judges.score(ears, facts) for scale, ears in heard.items()}
+    codes = play(texts, args.guidance_scale, first)
+    made = listen(generator, codes)
+    heard = {args.guidance_scale: judges.hear(made.features)}
+    for scale in args.guidance:
+        if scale not in heard:
+            heard[scale] = judges.hear(listen(generator, play(texts, scale, first)).features)
+    null = judges.hear(listen(generator, play([None] * len(texts), 1.0, first)).features)
+    more_codes = play([text for text, _ in more], args.guidance_scale, first + len(texts))
+    answers = list(zip(heard[args.guidance_scale], facts, strict=True))
+    more_answers = zip(judges.hear(listen(generator, more_codes).features), (fact for _, fact in more), strict=True)
+    surprising = [(ear, fact) for ear, fact in (*answers, *more_answers) if pair_of(fact) in unseen]
 
-    # How far the audio is from real audio as a whole, and how near to single clips.
-    frechet: dict[str, float] = {}
+    # How much of what was asked for was heard, by chance and otherwise.
+    groups = {
+        "asked": judges.score(heard[args.guidance_scale], facts),
+        "ceiling": judges.score(judges.hear(test.features), test_facts),
+        "shuffled": judges.score(heard[args.guidance_scale], shuffled(facts, args.seed)),
+        "null": judges.score(null, facts),
+    }
+    if surprising:
+        groups["unseen"] = judges.score([ear for ear, _ in surprising], [fact for _, fact in surprising])
+    curve = {scale: judges.score(heard[scale], facts) for scale in sorted(heard)}
+    confused = confusion(
+        [fact["instrument"] for fact in facts], [ear.instrument for ear in heard[args.guidance_scale]]
+    )
+
+    # How far the audio is from real audio as a whole, and how near it comes to single clips.
+    distance: FrechetResult | None = None
     try:
-        embed = LogMelStatistics(rate)
-        made, other = (
-            embed([generator.decode(c).mean(0) for c in part], rate) for part in (main_codes, codes["test"])
-        )
-        distance = frechet_with_floor(other, made, seed=args.seed)
-        frechet = {"distance": distance.distance, "floor": distance.floor, "n": distance.n}
+        distance = frechet_with_floor(test.statistics, made.statistics, seed=args.seed)
     except ValueError as refusal:
         logger.warning("no Fréchet distance: %s", refusal)
-    kept = slice(args.memorisation_clips)
-    copies = memorisation(
-        music_of(main_codes, [generator.decode(c) for c in main_codes], rate),
-        music_of(codes["test"], clips["test"], rate),
-        music_of(codes["train"][kept], clips["train"][kept], rate),
-        frame_rate=generator.frame_rate,
-    )
+    copies = memorisation(made.music, test.music, train.music, frame_rate=generator.frame_rate)
 
     # Results, pictures, and some of the audio.
-    (output_dir / "table.md").write_text(obedience_table(groups), encoding="utf-8")
-    (output_dir / "memorisation.md").write_text(copies.table(), encoding="utf-8")
     plot_obedience(groups, output_dir / "obedience.png")
     plot_guidance(curve, output_dir / "guidance.png")
-    plot_confusion(
-        [fact["instrument"] for fact in facts], [h.instrument for h in main_heard], output_dir / "confusion.png"
+    plot_confusion(confused, output_dir / "confusion.png")
+    samples = [generator.decode(clip) for clip in codes[:SAMPLES]]
+    for number, clip in enumerate(samples, 1):
+        save_audio(output_dir / "samples" / f"{number}.ogg", clip, generator.sample_rate)
+    titles = [f"{number}: {text}" for number, text in enumerate(texts[:SAMPLES], 1)]
+    plot_spectrograms(
+        dict(zip(titles, samples, strict=True)), generator.sample_rate, output_dir / "samples" / "spectrograms.png"
     )
-    samples = {text: generator.decode(clip) for text, clip in list(zip(texts, main_codes, strict=True))[:4]}
-    for number, clip in enumerate(samples.values(), 1):
-        save_audio(output_dir / "samples" / f"{number}.ogg", clip, rate)
-    plot_spectrograms(samples, rate, output_dir / "samples" / "spectrograms.png")
     groups |= {f"guidance {scale:g}": score for scale, score in curve.items()}
-    results = {f"test/{a}/{name}": score.hits for name, group in groups.items() for a, score in group.items()}
+    (output_dir / "table.md").write_text(generation_table(groups, distance, copies), encoding="utf-8")
+    results: dict[str, Result] = {
+        f"test/{attribute}/{name}": score.hits for name, group in groups.items() for attribute, score in group.items()
+    }
     for name, result in results.items():
         logger.info("%s %s", name, result_line(result))
     return write_results(
@@ -323,49 +336,126 @@ def evaluate_generation(argv: list[str]) -> dict[str, Any]:
         dataset=data_args.dataset,
         model=args.model,
         chances=judges.chances,
-        bars={name: score.bar / score.hits.n for name, score in groups["asked"].items()},
-        frechet=frechet,
+        bars={name: {a: score.bar / score.hits.n for a, score in group.items()} for name, group in groups.items()},
+        judge_clips=min(args.judge_clips, len(train_rows)),
+        frechet=asdict(distance) if distance else {},
         memorisation=asdict(copies),
-        samples=list(samples),
-        seeds=[first, first + len(asked) - 1],
-        sampling={"temperature": args.temperature, "top_k": args.top_k, "guidance_scale": args.guidance_scale},
+        confusion=confused,
+        prompts=texts,
+        seeds=[first, first + len(texts) - 1],
+        sampling={"guidance_scale": args.guidance_scale, "temperature": args.temperature, "top_k": args.top_k},
     )
 
 
-def music_of(codes: list[torch.Tensor], clips: list[np.ndarray], rate: int) -> Music:
-    """Codes (K, T) and audio, (N,) or (C, N), as the memorisation report takes them."""
-    chroma = [chroma_sequence(np.atleast_2d(clip).mean(0), rate) for clip in tqdm(clips, desc="chroma")]
-    return Music([c[0].cpu().numpy() for c in codes], chroma)
+def unseen_pairs(train: Any, test: Any, facts: list[str], column: str) -> set[tuple[str, str]]:
+    """Instruments and keys that rows of the test split mark as kept from training; ValueError if they were not."""
+    marked = test.select(np.flatnonzero(test[column]))
+    pairs = {pair_of(fact) for fact in facts_of(marked, facts)}
+    if known := sorted(pairs & {pair_of(fact) for fact in facts_of(train, facts)}):
+        raise ValueError(
+            f"{len(known)} pairs that {column!r} of the test split marks as unseen are in the training split, such as "
+            f"{' in '.join(known[0])}; correct the column, or give --unseen_column none"
+        )
+    return pairs
 
 
-def ask(pairs: list[tuple[str, str]], count: int, seed: int) -> list[tuple[str, dict[str, str]]]:
-    """Prompts that name instrument, key and tempo, and what they ask for: all pairs and tempo bands alike often."""
-    rng = random.Random(seed)
-    order = [pair for _ in range(-(-count // len(pairs))) for pair in rng.sample(pairs, len(pairs))]
-    asked = []
-    for number, (instrument, key) in enumerate(order[:count]):
-        band = tuple(TEMPOS)[number % len(TEMPOS)]
-        facts = Facts(instrument, rng.choice(TEMPOS[band]), "", key, "", "tune")
-        prompt = ""
-        while not all(word in prompt for word in (instrument, facts.tempo, key)):  # a template may name two of them
-            prompt = draw_prompt(facts, rng)
-        asked.append((prompt, {"instrument": instrument, "tempo": band, "key": key}))
-    return asked
+def pair_of(fact: Facts) -> tuple[str, str]:
+    return fact["instrument"], fact["key"]
+
+
+def captions(rows: Any, columns: list[str], count: int, seed: int) -> list[tuple[str, Facts]]:
+    """Captions and facts of so many rows of the test split."""
+    if len(rows) < count:
+        raise ValueError(
+            f"--prompts {count} needs as many rows of the test split, which has {len(rows)}; ask for fewer"
+        )
+    rows = random_rows(rows, count, seed)
+    return list(zip(rows["text"], facts_of(rows, columns), strict=True))
+
+
+def draw_asked(pairs: list[tuple[str, str]], count: int, rng: random.Random) -> list[tuple[str, Facts]]:
+    """Prompts that name instrument, tempo and key, and what they ask for.
+
+    All pairs of instrument and key come in turn, each time in another of the tempo bands, so that of 192 prompts each
+    instrument has each key once and each tempo band eight times: a model that always plays the same is at chance.
+    """
+    asked: list[tuple[str, Facts]] = []
+    for turn in range(-(-count // max(len(pairs), 1))):
+        for instrument, key in rng.sample(pairs, len(pairs)):
+            band = tuple(TEMPOS)[(INSTRUMENTS.index(instrument) + KEYS.index(key) + turn) % len(TEMPOS)]
+            piece = Piece(instrument, rng.choice(TEMPOS[band]), "", key, "", rng.choice(FREE_FORMS))
+            prompt = ""
+            while not all(word in prompt for word in (instrument, piece.tempo, key)):  # templates may name two of them
+                prompt = draw_prompt(piece, rng)
+            asked.append((prompt, {"instrument": instrument, "tempo": band, "key": key}))
+    return asked[:count]
+
+
+def check_labels(asked: list[Facts], known: list[Facts]) -> None:
+    """ValueError for an instrument or tempo that the judges, who know those of the training clips, cannot name."""
+    for what in ("instrument", "tempo"):
+        labels = {fact[what] for fact in known}
+        if strange := sorted({fact[what] for fact in asked} - labels):
+            raise ValueError(
+                f"the prompts ask for the {what} {strange[0]!r}, the judges know {', '.join(sorted(labels))}; use "
+                "--prompt_source dataset for music that the closed language does not describe, or more --judge_clips"
+            )
+
+
+@dataclass(frozen=True)
+class Listened:
+    """What is measured of clips: features for the judges, statistics (n, D) for the Fréchet distance, the rest."""
+
+    features: list[MusicFeatures]
+    statistics: np.ndarray
+    music: Music
+
+
+def listen(generator: MusicGenerator, clips: Iterable[torch.Tensor]) -> Listened:
+    """Of codes (K, T), each decoded once, so that real and generated clips have the codec in common."""
+    rate = generator.sample_rate
+    embed = LogMelStatistics(rate)
+    features, statistics, codes, chroma = [], [], [], []
+    for clip in tqdm(clips, desc="listening"):
+        samples = generator.decode(clip).mean(0)
+        features.append(music_features(samples, rate))
+        statistics.append(embed([samples], rate)[0])
+        codes.append(clip[0].cpu().numpy())
+        chroma.append(chroma_sequence(samples, rate))
+    return Listened(features, np.array(statistics), Music(codes, chroma))
+
+
+def real_codes(generator: MusicGenerator, rows: Any, check: RowCheck) -> list[torch.Tensor]:
+    """Codes (K, T) of the beginning of each row's audio, as long as what is generated."""
+    codec, config = generator.model.audio_encoder, generator.model.decoder.config
+    length = round(generator.window_seconds * generator.sample_rate)
+    codes = []
+    for row in tqdm(rows, desc="coding"):
+        audio = torch.from_numpy(np.atleast_2d(check.decode(row)[0])[None, :, :length])
+        codes.append(encode_audio(codec, audio.to(generator.model.device), config.num_codebooks)[0].cpu())
+    return codes
+
+
+def usable_rows(data_args: DataArguments, check: RowCheck, split: str) -> Any:
+    rows, counts = check_rows(load_split(data_args, split, labelled=check.labelled), check)
+    logger.info("%s: %s", split, counts)
+    return rows
 
 
 def clips_of(
     data_args: DataArguments, check: RowCheck, split: str, count: int, seed: int
 ) -> tuple[Any, list[np.ndarray]]:
     """Rows without their audio, and their samples (N,)."""
-    rows, counts = check_rows(load_split(data_args, split, labelled=check.labelled), check)
-    logger.info("%s: %s", split, counts)
-    rows = random_rows(rows, count, seed)
+    rows = random_rows(usable_rows(data_args, check, split), count, seed)
     return rows.remove_columns("audio"), [check.decode(row)[0] for row in rows]
 
 
-def facts_of(rows: Any, columns: list[str]) -> list[dict[str, str]]:
+def facts_of(rows: Any, columns: list[str]) -> list[Facts]:
     """What the judges are told of each row, under the names that they know."""
-    return [dict(zip(("instrument", "tempo", "key"), map(row.get, columns), strict=True)) for row in rows]
+    return [
+        dict(zip(("instrument", "tempo", "key"), values, strict=True))
+        for values in zip(*map(rows.__getitem__, columns), strict=True)
+    ]
 
 
 def neural_coder(codec: Codec, bandwidth: float) -> Coder:

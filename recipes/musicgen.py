@@ -74,6 +74,9 @@ class MusicTrainingArguments(AudioTrainingArguments):
         default=None, metadata={"help": "Default: 1e-3 for adapters and new models, else 1e-5."}
     )
     num_train_epochs: float = field(default=20, metadata={"help": "Passes over the training split."})
+    codebook_weights: list[float] | None = field(
+        default=None, metadata={"help": "Shares of the codebooks in the loss, coarsest first. Default: all alike."}
+    )
     adapter_heads: bool = field(default=False, metadata={"help": "Low-rank updates of heads and embeddings, too."})
     memory_gb: float | None = field(
         default=None,
@@ -175,6 +178,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
         model=model,
         args=args,
         processor=processor,
+        codebook_weights=args.codebook_weights,
         train_dataset=examples["train"],
         eval_dataset=watched,
         data_collator=collator,

@@ -1,7 +1,7 @@
 """`AudioTrainer` for MusicGen: codes of audio, the loss of each codebook, what conditions are worth, samples."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -77,9 +77,23 @@ class MusicTrainer(AudioTrainer):
     Overridden because transformers 5.23 has no loss of each codebook, takes undelayed labels, raises in
     `Seq2SeqTrainer`, and knows nothing of conditions. The loss is the mean over all codes of the whole step (all
     micro-batches and ranks), so that one step on N of them equals one on the joined batch.
+
+    Args:
+        codebook_weights: shares of the codebooks in the training loss, coarsest first. The finest codes are hardly
+            predictable and, weighed alike, drown what the coarse ones teach. Evaluation weighs all alike.
     """
 
-    def __init__(self, *, model: Any, processor: ProcessorMixin, **kwargs: Any) -> None:
+    def __init__(
+        self, *, model: Any, processor: ProcessorMixin, codebook_weights: Sequence[float] | None = None, **kwargs: Any
+    ) -> None:
+        num_codebooks = plain_model(model).decoder.config.num_codebooks
+        if codebook_weights and (len(codebook_weights) != num_codebooks or min(codebook_weights) < 0):
+            raise ValueError(
+                f"--codebook_weights needs one weight of at least 0 for each of the {num_codebooks} codebooks; got "
+                f"{list(codebook_weights)}"
+            )
+        weights = torch.tensor(codebook_weights or [1.0] * num_codebooks, dtype=torch.float32)
+        self.codebook_weights = weights / weights.mean()
         if kwargs["args"].label_smoothing_factor:
             raise ValueError("--label_smoothing_factor has no part in the loss of codes; leave it out")
         plain_model(model).accepts_loss_kwargs = False
@@ -99,7 +113,8 @@ class MusicTrainer(AudioTrainer):
         frames = (labels >= 0).sum(1)  # (B, K)
         if self.state.global_step % max(1, int(self.args.logging_steps)) == 0:
             self.codebook_losses = ((losses * frames).sum(0) / frames.sum(0)).detach()
-        return (losses * frames).sum() / (frames.sum() if num_items_in_batch is None else num_items_in_batch)
+        weights = self.codebook_weights.to(losses.device)
+        return (losses * frames * weights).sum() / (frames.sum() if num_items_in_batch is None else num_items_in_batch)
 
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> Any:
         """As transformers', with codes: their number must be known before the loss of the first micro-batch."""

@@ -54,12 +54,14 @@ def build(folder: Path, train: Any, watched: Any = None, callbacks: Any = (), **
     arguments: dict[str, Any] = {"logging_steps": 1, "eval_strategy": "no", "save_strategy": "no"}
     arguments |= {"load_best_model_at_end": False, "dataloader_num_workers": 0, "warmup_steps": 0}
     arguments |= {"report_to": "none", "disable_tqdm": True, "use_cpu": True, "max_grad_norm": 1e9}
+    weights = options.pop("codebook_weights", None)
     args = AudioTrainingArguments(output_dir=str(folder), **arguments | options)
     collator = MusicCollator(processor, model.decoder.config)
     return MusicTrainer(
         model=model,
         args=args,
         processor=processor,
+        codebook_weights=weights,
         train_dataset=train,
         eval_dataset=watched,
         data_collator=collator,
@@ -104,6 +106,21 @@ def test_accumulated_micro_batches_equal_one_batch(tmp_path: Path) -> None:
         trainer.train()
         weights.append(torch.cat([w.detach().flatten() for w in trainer.model.decoder.parameters()]))
     torch.testing.assert_close(*weights, rtol=1e-4, atol=1e-6)
+
+
+def test_codebook_weights_are_shares_of_the_gradient(tmp_path: Path) -> None:
+    """With all of the weight on the first codebook, the heads of the others get no gradient."""
+    trainer = build(tmp_path, LowOrHigh(4))
+    twin = build(tmp_path, LowOrHigh(4), codebook_weights=[1, 0, 0, 0])
+    gradients = []
+    for one in (trainer, twin):
+        batch = one.model_inputs(one.data_collator([one.train_dataset[n] for n in range(4)]))
+        one.compute_loss(one.model.eval(), batch).backward()
+        gradients.append([head.weight.grad for head in one.model.decoder.lm_heads])
+    torch.testing.assert_close(gradients[1][0], 4 * gradients[0][0])
+    assert not any(gradient.any() for gradient in gradients[1][1:])
+    with pytest.raises(ValueError, match="one weight of at least 0 for each of the 4 codebooks"):
+        build(tmp_path, LowOrHigh(4), codebook_weights=[1, 1])
 
 
 def test_audio_is_trained_on_as_its_codes(tmp_path: Path) -> None:
