@@ -58,6 +58,13 @@ class MusicDataArguments(DataArguments):
     dataset: str = field(default="bundled_music", metadata={"help": "As of the other recipes."})
     normalizer: str = field(default="none", metadata={"help": "How captions are written."})
     max_seconds: float = field(default=3600.0, metadata={"help": "Longer recordings are skipped and counted."})
+    openings: int = field(
+        default=0,
+        metadata={
+            "help": "Short windows of cached codes (a quarter) beside each window; they teach tempo and key, which a "
+            "model otherwise reads off the past."
+        },
+    )
     code_cache: str | None = field(
         default=None,
         metadata={
@@ -132,6 +139,8 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     cache = Path(data_args.code_cache or default_folder())
     is_stream = isinstance(splits["train"], IterableDataset)
     on_the_fly = has_melody or data_args.code_cache == "none" or (is_stream and data_args.code_cache is None)
+    if data_args.openings and on_the_fly:
+        raise ValueError("--openings are windows of cached codes; name a --code_cache, or leave them out")
     examples: dict[str, Any] = {}
     skipped: dict[str, Any] = {}
     for name, rows in splits.items():
@@ -142,8 +151,14 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
             codec.to(args.device)
             cached = cache_codes(rows, check, codec, cache, num_codebooks=config.num_codebooks, **ranks)
             skipped[name] = cached.skipped
+            is_train = name == "train"
             examples[name] = CodeExamples(
-                cached, crop_frames=frames, caption=caption, seed=args.seed, random_offset=name == "train"
+                cached,
+                crop_frames=frames,
+                caption=caption,
+                seed=args.seed,
+                random_offset=is_train,
+                openings=data_args.openings if is_train else 0,
             )
         elif isinstance(rows, IterableDataset):
             examples[name] = SpeechStream(

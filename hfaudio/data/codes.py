@@ -16,7 +16,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import datasets
 import fsspec
@@ -368,31 +368,54 @@ class _Encoder:
                 self.store.add(window.key, whole, self.lengths.pop(window.key) / self.rate)
 
 
+class _Slot(NamedTuple):
+    """From where in a row a window of some frames may come: the number-th of so many equal parts."""
+
+    row: int
+    number: int
+    parts: int
+    frames: int
+    name: str  # by which its random numbers differ from those of the row's other windows
+
+
 class CodeExamples(torch.utils.data.Dataset):
     """Windows of cached codes with captions: `codes` (K, T), T at most `crop_frames`, and `text`.
 
     In training (`random_offset`) an epoch covers every recording once: one of M frames is divided into
     floor(M / crop) equal slots, at least one, and each epoch takes a window from a random place in each. In evaluation
     windows lie side by side, and the last one ends with the recording: every frame is seen.
+
+    Args:
+        openings: short windows, a quarter as long, that are drawn beside each window. A model that hears the past
+            reads tempo and key off it, and learns to heed a caption in the first second only; here every code is in
+            the first second of something.
     """
 
     def __init__(
-        self, cached: CachedCodes, *, crop_frames: int, caption: Caption, seed: int = 0, random_offset: bool = True
+        self,
+        cached: CachedCodes,
+        *,
+        crop_frames: int,
+        caption: Caption,
+        seed: int = 0,
+        random_offset: bool = True,
+        openings: int = 0,
     ) -> None:
         self.cached = cached
         self.rows = cached.rows
-        self.crop_frames = crop_frames
         self.caption = caption
         self.seed = seed
         self.random_offset = random_offset
         self.epoch = 0
-        self.slots: list[tuple[int, int, int]] = []  # row, number of the window, windows of the row
         self.lengths: list[int] = list(cached.rows["frames"])
+        self.slots: list[_Slot] = []
+        short = max(1, crop_frames // 4)
         for row, frames in enumerate(self.lengths):
             count = max(1, frames // crop_frames if random_offset else -(-frames // crop_frames))
-            self.slots += [(row, slot, count) for slot in range(count)]
+            self.slots += [_Slot(row, n, count, min(crop_frames, frames), f"crop {n}") for n in range(count)]
+            self.slots += [_Slot(row, 0, 1, min(short, frames), f"opening {n}") for n in range(openings * count)]
         frame_seconds = cached.rows[0]["seconds"] / self.lengths[0]
-        self.seconds = [min(crop_frames, self.lengths[row]) * frame_seconds for row, _, _ in self.slots]
+        self.seconds = [slot.frames * frame_seconds for slot in self.slots]
 
     def set_epoch(self, epoch: int) -> None:
         """Other windows and captions in another epoch."""
@@ -402,15 +425,15 @@ class CodeExamples(torch.utils.data.Dataset):
         return len(self.slots)
 
     def __getitem__(self, index: int) -> Example:
-        number, slot, count = self.slots[index]
-        row = self.rows[number]
-        room = max(0, self.lengths[number] - self.crop_frames)
-        start = min(slot * self.crop_frames, room)
+        slot = self.slots[index]
+        row = self.rows[slot.row]
+        room = self.lengths[slot.row] - slot.frames
+        start = min(slot.number * slot.frames, room)
         if self.random_offset:
-            rng = example_rng(self.seed, self.epoch, f"crop {slot}", row["id"])
-            start = min(int((slot + rng.random()) * (room + 1) / count), room)
-        codes = self.cached.store[row[KEY]][:, start : start + self.crop_frames]
-        text = draw_caption(self.caption, row, self.seed, self.epoch)
+            rng = example_rng(self.seed, self.epoch, slot.name, row["id"])
+            start = min(int((slot.number + rng.random()) * (room + 1) / slot.parts), room)
+        codes = self.cached.store[row[KEY]][:, start : start + slot.frames]
+        text = draw_caption(self.caption, row, self.seed, self.epoch, slot.name)
         return {"codes": codes.astype(np.int64), "text": text, "seconds": self.seconds[index]}
 
     def batches(

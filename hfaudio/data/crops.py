@@ -19,9 +19,10 @@ from hfaudio.data.sampler import BucketSampler
 Caption = Callable[[Mapping[str, Any], random.Random], str]  # of a row
 
 
-def draw_caption(caption: Caption, row: Mapping[str, Any], seed: int, epoch: int) -> str:
-    """What is said about a row in an epoch, whatever worker or rank asks."""
-    return caption(row, random.Random(int(example_rng(seed, epoch, "caption", row["id"]).integers(2**63))))
+def draw_caption(caption: Caption, row: Mapping[str, Any], seed: int, epoch: int, window: str = "") -> str:
+    """What is said about a window of a row in an epoch, whatever worker or rank asks."""
+    rng = example_rng(seed, epoch, f"caption {window}", row["id"])
+    return caption(row, random.Random(int(rng.integers(2**63))))
 
 
 @dataclass(frozen=True)

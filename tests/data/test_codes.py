@@ -267,3 +267,21 @@ def test_training_takes_other_windows_and_captions_in_each_epoch(codec: Any, tmp
     before = examples[0]["text"]
     examples.set_epoch(9)
     assert examples[0]["text"] != before
+
+
+def test_openings_are_short_and_have_captions_of_their_own(codec: Any, tmp_path: Path) -> None:
+    whole = examples_of(codec, tmp_path, random_offset=True)
+    examples = CodeExamples(whole.cached, crop_frames=50, caption=whole.caption, openings=3)
+    assert len(examples) == 4 * 6
+    song = examples.cached.codes(0)
+    texts = set()
+    for index, slot in enumerate(examples.slots):
+        made = examples[index]
+        assert made["codes"].shape[1] == slot.frames
+        assert made["seconds"] == pytest.approx(slot.frames / 25, rel=0.02)
+        if slot.name.startswith("opening") and slot.row == 0:
+            assert slot.frames == 12
+            starts = np.lib.stride_tricks.sliding_window_view(song, (4, 12))[0]
+            assert (starts == made["codes"]).all((1, 2)).any()
+        texts.add(made["text"])
+    assert len(texts) == len(examples)
