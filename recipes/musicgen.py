@@ -46,7 +46,13 @@ from hfaudio.training.adapters import (
 )
 from hfaudio.training.arguments import AudioTrainingArguments, parse_arguments
 from hfaudio.training.callbacks import DivergenceMonitor
-from hfaudio.training.music_models import HEADS_AND_EMBEDDINGS, MusicModelArguments, open_music_model, plan_memory
+from hfaudio.training.music_models import (
+    HEADS_AND_EMBEDDINGS,
+    MusicModelArguments,
+    open_music_model,
+    plan_memory,
+    save_halves,
+)
 from hfaudio.training.music_trainer import MUSIC_PANELS, MusicTrainer, SampleCallback
 from hfaudio.training.report import plot_history
 
@@ -85,6 +91,7 @@ class MusicTrainingArguments(AudioTrainingArguments):
         default=None, metadata={"help": "Shares of the codebooks in the loss, coarsest first. Default: all alike."}
     )
     adapter_heads: bool = field(default=False, metadata={"help": "Low-rank updates of heads and embeddings, too."})
+    save_halves: bool = field(default=False, metadata={"help": "Write the weights as float16: half the size."})
     memory_gb: float | None = field(
         default=None,
         metadata={"help": "Choose adapter, batch and checkpointing for a device with so much memory, by estimate."},
@@ -210,6 +217,8 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     # Results of the best checkpoint on whole splits.
     output_dir = Path(args.output_dir)
     save_trained(trainer, adapter_args, processor, output_dir, trainer.model_inputs(collator([watched[0]])))
+    if args.save_halves and trainer.is_world_process_zero() and adapter_args.adapter == "none":
+        save_halves(trainer.accelerator.unwrap_model(trainer.model), output_dir)
     metrics: dict[str, Any] = {}
     for name in ("validation", "test"):
         if name in examples:

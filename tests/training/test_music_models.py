@@ -17,6 +17,7 @@ from hfaudio.training.music_models import (
     MusicModelArguments,
     open_music_model,
     plan_memory,
+    save_halves,
     word_tokenizer,
 )
 
@@ -41,9 +42,14 @@ def test_pipeline_opens_a_new_model_that_was_saved(tmp_path: Path) -> None:
 
 def test_half_precision_on_disk_is_single_precision_in_memory(tmp_path: Path) -> None:
     model, _ = small()
-    halves = {name: w.half() if w.is_floating_point() else w for name, w in model.state_dict().items()}
-    model.save_pretrained(tmp_path, state_dict=halves)
-    assert MusicgenForConditionalGeneration.from_pretrained(tmp_path).dtype == torch.float32
+    model.save_pretrained(tmp_path)
+    size = (tmp_path / "model.safetensors").stat().st_size
+    save_halves(model, tmp_path)
+    assert (tmp_path / "model.safetensors").stat().st_size < 0.51 * size
+    again = MusicgenForConditionalGeneration.from_pretrained(tmp_path)
+    assert again.dtype == torch.float32
+    weight, twin = (m.decoder.lm_heads[0].weight for m in (model, again))
+    torch.testing.assert_close(weight, twin, rtol=1e-3, atol=1e-6)
 
 
 def test_only_the_decoder_and_a_new_text_encoder_are_trained() -> None:
