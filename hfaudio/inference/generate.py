@@ -11,7 +11,7 @@ R rows of a forward pass (B, or 2 B with guidance: those with conditions first, 
 import logging
 import math
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,6 +47,9 @@ from hfaudio.models.musicgen import (
 logger = logging.getLogger(__name__)
 
 Clip = np.ndarray | Source  # samples (N,) or (C, N) at the model's rate, or what `load_audio` reads, at any rate
+
+# Samples (C, N) and their rate to samples of the same shape, float32, that a detector knows again.
+Watermark = Callable[[np.ndarray, int], np.ndarray]
 
 BLOCK_SECONDS = 30.0  # decoded at once, so that memory does not grow with the clip
 # Heard by the codec around what is decoded. Convolutions of the bundled one reach 4 frames, its LSTM remembers: tunes
@@ -206,10 +209,22 @@ class MusicGenerator:
         return self.model.config.model_type == "musicgen_melody"
 
     def __call__(
-        self, prompts: Sequence[str | None], seconds: float | None = None, *, seeds: Sequence[int], **options: Any
+        self,
+        prompts: Sequence[str | None],
+        seconds: float | None = None,
+        *,
+        seeds: Sequence[int],
+        watermark: Watermark | None = None,
+        **options: Any,
     ) -> list[np.ndarray]:
-        """Audio (C, N), float32, of each prompt; the arguments are those of `codes`."""
-        return [self.decode(codes) for codes in self.codes(prompts, seconds, seeds=seeds, **options)]
+        """Audio (C, N), float32, of each prompt; the other arguments are those of `codes`.
+
+        Args:
+            watermark: marks each clip before it is given out. None comes with hfaudio: the packages that are kept up
+                download their weights.
+        """
+        clips = [self.decode(codes) for codes in self.codes(prompts, seconds, seeds=seeds, **options)]
+        return clips if watermark is None else [watermark(clip, self.sample_rate) for clip in clips]
 
     @torch.no_grad()
     def codes(
@@ -579,7 +594,7 @@ def generate(
     """Audio (C, N), float32, of one prompt or several, drawn with the seeds `seed`, `seed + 1`, ...
 
     `model` is a folder, a Hub id or "bundled", which is opened anew in every call, or a `MusicGenerator`, which knows
-    the rate; `options` are those of `MusicGenerator.codes`.
+    the rate; `options` are those of `MusicGenerator.codes`, and `watermark`.
     """
     generator = model if isinstance(model, MusicGenerator) else MusicGenerator(model)
     texts = [prompts] if prompts is None or isinstance(prompts, str) else prompts

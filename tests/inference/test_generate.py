@@ -379,3 +379,16 @@ def test_a_model_in_training_generates_without_dropout_and_stays_in_training(mon
     assert mono.model.training
     mono.model.eval()
     assert all(torch.equal(a, b) for a, b in zip(in_training, expected, strict=True))
+
+
+def test_a_watermark_marks_each_clip(mono: MusicGenerator) -> None:
+    heard: list[tuple[tuple[int, ...], int]] = []
+
+    def mark(samples: np.ndarray, sample_rate: int) -> np.ndarray:
+        heard.append((samples.shape, sample_rate))
+        return samples + np.float32(0.25)
+
+    plain = mono(PROMPTS, 0.2, seeds=[0, 1])
+    marked = generate(mono, PROMPTS, 0.2, watermark=mark)
+    assert heard == [(clip.shape, mono.sample_rate) for clip in plain]
+    np.testing.assert_allclose(np.stack(marked) - np.stack(plain), 0.25, atol=1e-6)
