@@ -72,7 +72,9 @@ class MusicModelArguments:
     num_hidden_layers: int = field(default=6, metadata={"help": "Of a new decoder."})
     num_attention_heads: int = field(default=4, metadata={"help": "Of a new decoder."})
     ffn_dim: int = field(default=896, metadata={"help": "Of a new decoder's feed-forward layers."})
-    dropout: float = field(default=0.1, metadata={"help": "Of a new decoder and text encoder."})
+    dropout: float | None = field(
+        default=None, metadata={"help": "Of decoder and text encoder. Default: 0.1, or as pretrained."}
+    )
     text_hidden_size: int = field(default=128, metadata={"help": "Of a new text encoder, with two layers."})
     text_vocab_size: int = field(default=2000, metadata={"help": "At most so many words of the captions are known."})
 
@@ -121,7 +123,9 @@ def _pretrained(args: MusicModelArguments) -> tuple[Any, Any]:
             f"--model {args.model} is a {config.model_type}; the recipe trains {' and '.join(classes)}, or "
             "makes a new MusicGen (--model new)"
         )
-    model = classes[config.model_type].from_pretrained(place, dtype=torch.float32)
+    if args.dropout is not None:
+        config.decoder.dropout = config.text_encoder.dropout_rate = args.dropout
+    model = classes[config.model_type].from_pretrained(place, config=config, dtype=torch.float32)
     if args.channels is not None and args.channels < model.decoder.config.audio_channels:
         raise ValueError(f"--channels {args.channels}: {args.model} is stereo and cannot be made mono")
     if args.channels is not None and args.channels > model.decoder.config.audio_channels:
@@ -136,6 +140,7 @@ def _new_model(args: MusicModelArguments, texts: Sequence[str]) -> tuple[Any, An
         raise ValueError(f"--codec {args.codec} is a {codec_config.model_type}, not an EnCodec (recipes/codec.py)")
     codec = first_codebooks(EncodecModel.from_pretrained(place, dtype=torch.float32), args.num_codebooks)
     size, channels = codec.config.codebook_size, args.channels or 1
+    dropout = 0.1 if args.dropout is None else args.dropout
     tokenizer: Any
     if args.text_encoder is None:
         tokenizer = word_tokenizer(texts, args.text_vocab_size)
@@ -146,7 +151,7 @@ def _new_model(args: MusicModelArguments, texts: Sequence[str]) -> tuple[Any, An
             d_ff=2 * args.text_hidden_size,
             num_layers=2,
             num_heads=4,
-            dropout_rate=args.dropout,
+            dropout_rate=dropout,
             pad_token_id=tokenizer.pad_token_id,
             eos_token_id=tokenizer.eos_token_id,
         )
@@ -161,7 +166,7 @@ def _new_model(args: MusicModelArguments, texts: Sequence[str]) -> tuple[Any, An
         num_hidden_layers=args.num_hidden_layers,
         num_attention_heads=args.num_attention_heads,
         ffn_dim=args.ffn_dim,
-        dropout=args.dropout,
+        dropout=dropout,
         num_codebooks=args.num_codebooks * channels,
         audio_channels=channels,
         pad_token_id=size,

@@ -71,6 +71,22 @@ def test_pretrained_model_keeps_its_window_or_gets_another(tmp_path: Path) -> No
     assert not any(weight.requires_grad for weight in again.text_encoder.parameters())
 
 
+def test_dropout_of_a_pretrained_model_can_be_another(tmp_path: Path) -> None:
+    model, processor = small(window_seconds=1.0)
+    model.save_pretrained(tmp_path)
+    processor.save_pretrained(tmp_path)
+    same, other = (
+        open_music_model(MusicModelArguments(model=str(tmp_path), dropout=dropout), [])[0] for dropout in (None, 0.0)
+    )
+    text = processor.tokenizer("slow flute tune", return_tensors="pt").input_ids
+    start = torch.randint(0, 512, (4, 6))
+    for opened, varies in ((same, True), (other, False)):
+        opened.train()
+        with torch.no_grad():
+            first, second = (opened(input_ids=text, decoder_input_ids=start).logits for _ in range(2))
+        assert first.equal(second) != varies
+
+
 def test_codes_are_those_of_the_bundled_codec() -> None:
     model, _ = small()
     assert model.audio_encoder.config.num_quantizers == 4
