@@ -23,8 +23,9 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -48,26 +49,32 @@ from hfaudio.inference.music_report import (
 )
 from hfaudio.inference.transcribe import Transcriber
 from hfaudio.metrics.error_rate import word_error_rate
-from hfaudio.metrics.frechet import FrechetResult, HubEmbedding, LogMelStatistics, frechet_with_floor
-from hfaudio.metrics.memorisation import Music, chroma_sequence, memorisation
-from hfaudio.metrics.obedience import Facts, Judges, MusicFeatures, binomial_bar, music_features, shuffled
+from hfaudio.metrics.frechet import HubEmbedding, LogMelStatistics, frechet_with_floor
+from hfaudio.metrics.memorisation import OVERLAP_SECONDS, MemorisationReport, chroma_sequence, memorisation
+from hfaudio.metrics.obedience import (
+    KEYS,
+    Facts,
+    Judges,
+    MusicFeatures,
+    balanced_prompts,
+    binomial_bar,
+    music_features,
+    shuffled,
+)
 from hfaudio.metrics.results import Result, command_line, result_line, write_results
 from hfaudio.metrics.signal import mean_distances, signal_distances
 from hfaudio.models.musicgen import encode_audio
 from hfaudio.text.normalize import normalize
-from hfaudio.text.prompts import FORMS, INSTRUMENTS, MOODS, TEMPOS, TONICS, draw_prompt
-from hfaudio.text.prompts import Facts as Piece
+from hfaudio.text.prompts import INSTRUMENTS
 from hfaudio.training.arguments import parse_arguments
 
 logger = logging.getLogger(__name__)
 
 Coder = Callable[[np.ndarray], tuple[np.ndarray, float]]  # samples (N,) -> samples (N,), bits a second
 
-KEYS = tuple(f"{tonic} {mode}" for tonic in TONICS for mode in MOODS)
-FREE_FORMS = tuple(
-    form for form in FORMS["four four"] if form in FORMS["three four"]
-)  # which say nothing of the metre
 SAMPLES = 4  # clips that are saved
+
+T = TypeVar("T")
 
 
 @dataclass
@@ -106,7 +113,10 @@ class GenerationEvaluation:
     prompts: int = field(default=192, metadata={"help": "192: each of 8 instruments in each of 24 keys."})
     prompt_source: str = field(
         default="language",
-        metadata={"help": "language: drawn from the closed language of the bundled data. dataset: the test captions."},
+        metadata={
+            "help": "language: drawn from the closed language of the bundled data. dataset: the test captions, "
+            "scored by the facts of their rows, those too that a caption leaves out."
+        },
     )
     facts: list[str] = field(
         default_factory=lambda: ["instrument", "tempo", "key"],
@@ -255,8 +265,8 @@ def evaluate_generation(argv: list[str]) -> dict[str, Any]:
         asked, more = captions(test_rows, args.facts, args.prompts, args.seed), []
     else:
         rng = random.Random(args.seed)
-        pairs = [(instrument, key) for instrument in INSTRUMENTS for key in KEYS]
-        asked, more = draw_asked(pairs, args.prompts, rng), draw_asked(sorted(unseen), 3 * len(unseen), rng)
+        asked = balanced_prompts([*product(INSTRUMENTS, KEYS)], args.prompts, rng)
+        more = balanced_prompts(sorted(unseen), 3 * len(unseen), rng)  # each in three tempo bands
     order = np.random.default_rng(args.seed).permutation(len(train_rows))
     train_rows = train_rows.select(order[: max(args.judge_clips, args.memorisation_clips)])
     test_rows = random_rows(test_rows, args.test_clips, args.seed)
@@ -265,6 +275,7 @@ def evaluate_generation(argv: list[str]) -> dict[str, Any]:
         check_labels([fact for _, fact in asked], train_facts[: args.judge_clips])
     train, test = (listen(generator, real_codes(generator, rows, check)) for rows in (train_rows, test_rows))
     judges = Judges.fit(train.features[: args.judge_clips], train_facts[: args.judge_clips])
+    ceiling = judges.score(judges.hear(test.features), test_facts)
 
     # What is played, each prompt with a seed of its own, and what is heard.
     def play(prompts: Sequence[str | None], scale: float, first_seed: int) -> list[torch.Tensor]:
@@ -290,7 +301,7 @@ def evaluate_generation(argv: list[str]) -> dict[str, Any]:
     # How much of what was asked for was heard, by chance and otherwise.
     groups = {
         "asked": judges.score(heard[args.guidance_scale], facts),
-        "ceiling": judges.score(judges.hear(test.features), test_facts),
+        "ceiling": ceiling,
         "shuffled": judges.score(heard[args.guidance_scale], shuffled(facts, args.seed)),
         "null": judges.score(null, facts),
     }
@@ -302,12 +313,8 @@ def evaluate_generation(argv: list[str]) -> dict[str, Any]:
     )
 
     # How far the audio is from real audio as a whole, and how near it comes to single clips.
-    distance: FrechetResult | None = None
-    try:
-        distance = frechet_with_floor(test.statistics, made.statistics, seed=args.seed)
-    except ValueError as refusal:
-        logger.warning("no Fréchet distance: %s", refusal)
-    copies = memorisation(made.music, test.music, train.music, frame_rate=generator.frame_rate)
+    distance = or_none(lambda: frechet_with_floor(test.statistics, made.statistics, seed=args.seed))
+    copies = or_none(lambda: likeness(made, test, train, generator))
 
     # Results, pictures, and some of the audio.
     plot_obedience(groups, output_dir / "obedience.png")
@@ -339,11 +346,69 @@ def evaluate_generation(argv: list[str]) -> dict[str, Any]:
         bars={name: {a: score.bar / score.hits.n for a, score in group.items()} for name, group in groups.items()},
         judge_clips=min(args.judge_clips, len(train_rows)),
         frechet=asdict(distance) if distance else {},
-        memorisation=asdict(copies),
+        memorisation=asdict(copies) if copies else {},
         confusion=confused,
-        prompts=texts,
-        seeds=[first, first + len(texts) - 1],
+        prompts=[text for text, _ in (*asked, *more)],
+        first_seed=first,
         sampling={"guidance_scale": args.guidance_scale, "temperature": args.temperature, "top_k": args.top_k},
+    )
+
+
+@dataclass(frozen=True)
+class Listened:
+    """What is measured of clips: by the judges, of all together, and beside other clips (codes (K, T))."""
+
+    features: list[MusicFeatures]
+    statistics: np.ndarray
+    codes: list[np.ndarray]
+    chroma: list[np.ndarray]
+
+
+def listen(generator: MusicGenerator, clips: Iterable[torch.Tensor]) -> Listened:
+    """Of codes (K, T), each decoded once, so that real and generated clips have the codec in common."""
+    rate = generator.sample_rate
+    embed = LogMelStatistics(rate)
+    features, statistics, codes, chroma = [], [], [], []
+    for clip in tqdm(clips, desc="listening"):
+        samples = generator.decode(clip).mean(0)
+        features.append(music_features(samples, rate))
+        statistics.append(embed([samples], rate)[0])
+        codes.append(clip.cpu().numpy())
+        chroma.append(chroma_sequence(samples, rate))
+    return Listened(features, np.array(statistics), codes, chroma)
+
+
+def real_codes(generator: MusicGenerator, rows: Any, check: RowCheck) -> list[torch.Tensor]:
+    """Codes (K, T) of the beginning of each row's audio, as long as what is generated."""
+    codec, config = generator.model.audio_encoder, generator.model.decoder.config
+    length = round(generator.window_seconds * generator.sample_rate)
+    codes = []
+    for row in tqdm(rows, desc="coding"):
+        audio = torch.from_numpy(np.atleast_2d(check.decode(row)[0])[None, :, :length])
+        codes.append(encode_audio(codec, audio.to(generator.model.device), config.num_codebooks)[0].cpu())
+    return codes
+
+
+def or_none(measure: Callable[[], T]) -> T | None:
+    """What is measured, or None, with a warning, where there are too few clips, or too short ones."""
+    try:
+        return measure()
+    except ValueError as refusal:
+        logger.warning("left out: %s", refusal)
+        return None
+
+
+def likeness(made: Listened, real: Listened, train: Listened, generator: MusicGenerator) -> MemorisationReport:
+    """To training clips; of the real ones those are taken that are as long as what is generated."""
+    frames = made.codes[0].shape[1]
+    whole = [number for number, codes in enumerate(real.codes) if codes.shape[1] == frames]
+    chroma = made.chroma, [real.chroma[number] for number in whole], train.chroma
+    return memorisation(
+        made.codes,
+        [real.codes[number] for number in whole],
+        train.codes,
+        frame_rate=generator.frame_rate,
+        chroma=chroma if generator.window_seconds >= OVERLAP_SECONDS else None,
     )
 
 
@@ -373,24 +438,6 @@ def captions(rows: Any, columns: list[str], count: int, seed: int) -> list[tuple
     return list(zip(rows["text"], facts_of(rows, columns), strict=True))
 
 
-def draw_asked(pairs: list[tuple[str, str]], count: int, rng: random.Random) -> list[tuple[str, Facts]]:
-    """Prompts that name instrument, tempo and key, and what they ask for.
-
-    All pairs of instrument and key come in turn, each time in another of the tempo bands, so that of 192 prompts each
-    instrument has each key once and each tempo band eight times: a model that always plays the same is at chance.
-    """
-    asked: list[tuple[str, Facts]] = []
-    for turn in range(-(-count // max(len(pairs), 1))):
-        for instrument, key in rng.sample(pairs, len(pairs)):
-            band = tuple(TEMPOS)[(INSTRUMENTS.index(instrument) + KEYS.index(key) + turn) % len(TEMPOS)]
-            piece = Piece(instrument, rng.choice(TEMPOS[band]), "", key, "", rng.choice(FREE_FORMS))
-            prompt = ""
-            while not all(word in prompt for word in (instrument, piece.tempo, key)):  # templates may name two of them
-                prompt = draw_prompt(piece, rng)
-            asked.append((prompt, {"instrument": instrument, "tempo": band, "key": key}))
-    return asked[:count]
-
-
 def check_labels(asked: list[Facts], known: list[Facts]) -> None:
     """ValueError for an instrument or tempo that the judges, who know those of the training clips, cannot name."""
     for what in ("instrument", "tempo"):
@@ -400,40 +447,6 @@ def check_labels(asked: list[Facts], known: list[Facts]) -> None:
                 f"the prompts ask for the {what} {strange[0]!r}, the judges know {', '.join(sorted(labels))}; use "
                 "--prompt_source dataset for music that the closed language does not describe, or more --judge_clips"
             )
-
-
-@dataclass(frozen=True)
-class Listened:
-    """What is measured of clips: features for the judges, statistics (n, D) for the Fréchet distance, the rest."""
-
-    features: list[MusicFeatures]
-    statistics: np.ndarray
-    music: Music
-
-
-def listen(generator: MusicGenerator, clips: Iterable[torch.Tensor]) -> Listened:
-    """Of codes (K, T), each decoded once, so that real and generated clips have the codec in common."""
-    rate = generator.sample_rate
-    embed = LogMelStatistics(rate)
-    features, statistics, codes, chroma = [], [], [], []
-    for clip in tqdm(clips, desc="listening"):
-        samples = generator.decode(clip).mean(0)
-        features.append(music_features(samples, rate))
-        statistics.append(embed([samples], rate)[0])
-        codes.append(clip[0].cpu().numpy())
-        chroma.append(chroma_sequence(samples, rate))
-    return Listened(features, np.array(statistics), Music(codes, chroma))
-
-
-def real_codes(generator: MusicGenerator, rows: Any, check: RowCheck) -> list[torch.Tensor]:
-    """Codes (K, T) of the beginning of each row's audio, as long as what is generated."""
-    codec, config = generator.model.audio_encoder, generator.model.decoder.config
-    length = round(generator.window_seconds * generator.sample_rate)
-    codes = []
-    for row in tqdm(rows, desc="coding"):
-        audio = torch.from_numpy(np.atleast_2d(check.decode(row)[0])[None, :, :length])
-        codes.append(encode_audio(codec, audio.to(generator.model.device), config.num_codebooks)[0].cpu())
-    return codes
 
 
 def usable_rows(data_args: DataArguments, check: RowCheck, split: str) -> Any:

@@ -1,5 +1,6 @@
 """Tables and pictures of what is left of music after codecs, and of what a generator makes of prompts."""
 
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,10 @@ import matplotlib
 matplotlib.use("Agg")  # no window is opened, here or on a cluster
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib import mlab
 
+from hfaudio.metrics.frechet import FrechetResult
+from hfaudio.metrics.memorisation import MemorisationReport
 from hfaudio.metrics.obedience import ATTRIBUTES, Obedience
 
 CODEC_COLUMNS = ("si_sdr", "mel", "stft", "frechet", "frechet_floor", *ATTRIBUTES, "wer")
@@ -58,7 +62,10 @@ def plot_codecs(table: list[dict[str, Any]], chances: dict[str, float], path: Pa
 
 
 def obedience_table(scores: Mapping[str, Mapping[str, Obedience]]) -> str:
-    """Shares of what was heard as asked, in percent with their intervals, of each group of clips by name."""
+    """Shares of what was heard as asked, in percent with their intervals, of each group of clips by name.
+
+    Below them chance, and for each number of clips the share that guessing reaches in 1 % of cases.
+    """
     lines = [f"| clips | n | {' | '.join(ATTRIBUTES)} |", "|---|---:|" + "---:|" * len(ATTRIBUTES)]
     for name, score in scores.items():
         cells = [
@@ -67,10 +74,27 @@ def obedience_table(scores: Mapping[str, Mapping[str, Obedience]]) -> str:
         ]
         lines.append(f"| {name} | {score[ATTRIBUTES[0]].hits.n} | {' | '.join(cells)} |")
     first = next(iter(scores.values()))
-    n = first[ATTRIBUTES[0]].hits.n
     lines.append(f"| chance | | {' | '.join(f'{100 * first[a].chance:.1f}' for a in ATTRIBUTES)} |")
-    lines.append(f"| 1 % bar for {n} clips | | {' | '.join(f'{100 * first[a].bar / n:.1f}' for a in ATTRIBUTES)} |")
+    for n, score in {score[ATTRIBUTES[0]].hits.n: score for score in scores.values()}.items():
+        bars = [f"{100 * score[attribute].bar / n:.1f}" for attribute in ATTRIBUTES]
+        lines.append(f"| 1 % bar | {n} | {' | '.join(bars)} |")
     return "\n".join(lines) + "\n"
+
+
+def generation_table(
+    scores: Mapping[str, Mapping[str, Obedience]], distance: FrechetResult | None, copies: MemorisationReport | None
+) -> str:
+    """All that is measured of a generator, in Markdown."""
+    parts = ["Heard as asked, in percent with 95 % intervals:\n", obedience_table(scores)]
+    if distance is not None:
+        parts.append(
+            f"Fréchet distance between sets of {distance.n} clips: {distance.distance:.2f} to real ones, "
+            f"{distance.floor:.2f} of real to other real ones (95 % of draws below {distance.floor_high:.2f}); "
+            f"{distance.infinity:.2f} to real ones when extrapolated to sets without end\n"
+        )
+    if copies is not None:
+        parts.append(copies.table())
+    return "\n".join(parts)
 
 
 def plot_obedience(scores: Mapping[str, Mapping[str, Obedience]], path: Path) -> None:
@@ -110,12 +134,18 @@ def plot_guidance(scores: Mapping[float, Mapping[str, Obedience]], path: Path) -
     plt.close(figure)
 
 
-def plot_confusion(asked: Sequence[str], heard: Sequence[str], path: Path) -> None:
-    """Heat map: which share of the clips asked for one instrument was heard as which."""
-    names = sorted({*asked, *heard})
-    counts = np.zeros((len(names), len(names)))
+def confusion(asked: Sequence[str], heard: Sequence[str]) -> dict[str, dict[str, int]]:
+    """How often each thing that was asked for was heard as which."""
+    counts: dict[str, Counter[str]] = defaultdict(Counter)
     for a, h in zip(asked, heard, strict=True):
-        counts[names.index(a), names.index(h)] += 1
+        counts[a][h] += 1
+    return {name: dict(counts[name]) for name in sorted(counts)}
+
+
+def plot_confusion(confused: Mapping[str, Mapping[str, int]], path: Path) -> None:
+    """Heat map of a confusion: which share of the clips asked for one thing was heard as which."""
+    names = sorted({*confused, *(name for heard in confused.values() for name in heard)})
+    counts = np.array([[confused.get(asked, {}).get(heard, 0) for heard in names] for asked in names])
     shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     figure, axis = plt.subplots(figsize=(6, 5.2), layout="constrained")
     picture = axis.imshow(shares, vmin=0, vmax=1, cmap="Blues")
@@ -132,10 +162,14 @@ def plot_confusion(asked: Sequence[str], heard: Sequence[str], path: Path) -> No
 
 
 def plot_spectrograms(clips: Mapping[str, np.ndarray], sample_rate: int, path: Path) -> None:
-    """Spectrograms of clips (C, N) by title."""
+    """Spectrograms of clips (C, N) by title, from -140 to -30 dB."""
     figure, axes = plt.subplots(len(clips), 1, figsize=(8, 2.2 * len(clips)), layout="constrained", squeeze=False)
     for axis, (title, clip) in zip(axes[:, 0], clips.items(), strict=True):
-        axis.specgram(clip.mean(0) + 1e-6, NFFT=1024, Fs=sample_rate, noverlap=768, vmin=-140, vmax=-30)
+        power, _, _ = mlab.specgram(clip.mean(0), NFFT=1024, Fs=sample_rate, noverlap=768)
+        decibels = 10 * np.log10(np.maximum(power, 1e-14))
+        extent = (0, clip.shape[1] / sample_rate, 0, sample_rate / 2)
+        axis.imshow(decibels, vmin=-140, vmax=-30, extent=extent, origin="lower", aspect="auto")
         axis.set(title=title, ylabel="Hz")
+    axes[-1, 0].set_xlabel("s")
     figure.savefig(path, dpi=80)
     plt.close(figure)

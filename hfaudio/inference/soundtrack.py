@@ -30,6 +30,7 @@ MIN_SHOT_SECONDS = 0.3
 LEAST_CHANGE = 0.03  # of the range from black to white
 CUT_FACTOR = 6.0
 AROUND = 12  # pictures on either side, whose median a change is compared with: half a second
+LENGTH_TOLERANCE = 0.25  # seconds that may be missing of what a header promises
 BAR_DELAY = 2.0  # seconds of work before a progress bar appears
 
 AUDIO_RATE = 48_000
@@ -52,7 +53,7 @@ class SoundtrackPlan:
 def plan_soundtrack(video: Path) -> SoundtrackPlan:
     """Length, cuts and the tempo band that they suggest: more than 20 cuts a minute fast, fewer than 7.5 slow.
 
-    Fades and dissolves are no cuts; a flash counts as one. Every picture is decoded, 16 bytes of each are kept.
+    Fades and dissolves are no cuts; a flash counts as one. Pictures are decoded one by one; two numbers of each stay.
     ValueError for a file that cannot be read or holds no pictures.
     """
     times, changes = [], []
@@ -69,8 +70,9 @@ def plan_soundtrack(video: Path) -> SoundtrackPlan:
                 before = picture
                 end = frame.time + _seconds(frame.duration, stream)
                 bar.update(end - times[0] - bar.n)
-    if not times:
-        raise ValueError(f"{video} holds no pictures; check the file")
+        if not times:
+            raise ValueError(f"{video} holds no pictures; check the file")
+        _check_whole(container, stream, end - times[0])
     cuts = find_cuts(np.array(times) - times[0], np.array(changes))
     length = end - times[0]
     rate = 60 * len(cuts) / length
@@ -194,6 +196,7 @@ def _copy(source: Any, pictures: Any, sound: np.ndarray, target: Any) -> None:
         write_sound(float(packet.dts * packet.time_base))  # side by side, so that FFmpeg need not hold packets back
         packet.stream = copied
         target.mux(packet)
+    _check_whole(source, pictures, end)
     write_sound(end)
     target.mux(audio.encode(None))
 
@@ -223,6 +226,15 @@ def _timed_packets(source: Any, pictures: Any) -> Iterator[Any]:
 def _seconds(duration: int | None, pictures: Any) -> float:
     """Of a picture, which where the file does not say is that of the mean rate."""
     return float(duration * pictures.time_base if duration else 1 / pictures.average_rate)
+
+
+def _check_whole(container: Any, pictures: Any, seconds: float) -> None:
+    """ValueError where fewer seconds of pictures were there than the header of the stream promises."""
+    promised = float((pictures.duration or 0) * pictures.time_base)
+    if seconds < promised - LENGTH_TOLERANCE:
+        raise ValueError(
+            f"{container.name}: the header promises {promised:.2f} s, {seconds:.2f} s could be read; copy it again"
+        )
 
 
 @contextmanager

@@ -5,8 +5,10 @@ with Opus at 6 kbit/s, those trained on 200 clean clips named the instrument of 
 coded clips of 99 %. Needs librosa and scikit-learn: pip install 'hfaudio[music]'.
 """
 
+import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import librosa
 import numpy as np
@@ -17,7 +19,8 @@ from sklearn.preprocessing import StandardScaler
 
 from hfaudio.audio.resample import resample
 from hfaudio.metrics.results import Share, share
-from hfaudio.text.prompts import TONICS
+from hfaudio.text import prompts
+from hfaudio.text.prompts import FORMS, INSTRUMENTS, TEMPOS, TONICS
 
 SAMPLE_RATE = 16_000
 HOP_LENGTH = 256  # samples, 16 ms: of timbre and rhythm
@@ -29,6 +32,7 @@ MIDDLE_C = 262  # Hz, where the bass ends
 TEMPO_RANGE = (40, 220)  # bpm
 TEMPO_BINS = 60
 MODES = ("major", "minor")
+KEYS = tuple(f"{tonic} {mode}" for tonic in TONICS for mode in MODES)
 ATTRIBUTES = ("instrument", "tempo", "key", "key_or_relative", "mode")
 
 # Krumhansl and Kessler 1982: how well each degree fits a key, from the tonic upwards in semitones.
@@ -129,11 +133,15 @@ def _chroma(x: np.ndarray) -> np.ndarray:
 
 def pitch_classes(magnitude: np.ndarray, highest: float) -> np.ndarray:
     """(12, T) from C: magnitude (F, T) of what lies between MELODIC[0] and `highest` Hz, tuned to A440."""
-    n_fft = 2 * (len(magnitude) - 1)
-    bank = librosa.filters.chroma(sr=SAMPLE_RATE, n_fft=n_fft, tuning=0.0, octwidth=None, norm=None)
-    frequencies = librosa.fft_frequencies(sr=SAMPLE_RATE, n_fft=n_fft)
+    frequencies = librosa.fft_frequencies(sr=SAMPLE_RATE, n_fft=2 * (len(magnitude) - 1))
     inside = (frequencies > MELODIC[0]) & (frequencies < highest)
-    return bank[:, inside] @ magnitude[inside]
+    return _chroma_bank(2 * (len(magnitude) - 1))[:, inside] @ magnitude[inside]
+
+
+@cache  # making it takes 4 ms, three times for each clip
+def _chroma_bank(n_fft: int) -> np.ndarray:
+    """(12, F): the pitch classes of each line of a spectrum."""
+    return librosa.filters.chroma(sr=SAMPLE_RATE, n_fft=n_fft, tuning=0.0, octwidth=None, norm=None)
 
 
 def split_key(key: str) -> tuple[int, str]:
@@ -268,3 +276,23 @@ def shuffled(facts: Sequence[Facts], seed: int = 0) -> list[Facts]:
     for place, source in zip(order, np.roll(order, 1), strict=True):  # one cycle through all
         result[place] = facts[source]
     return result
+
+
+def balanced_prompts(pairs: Sequence[tuple[str, str]], count: int, rng: random.Random) -> list[tuple[str, Facts]]:
+    """Prompts of the closed language that name instrument, tempo and key, with the facts that they ask for.
+
+    The pairs of instrument and key come in turns of random order, each time in another of the three tempo bands. Of
+    192 prompts, 8 instruments times 24 keys, each instrument has each tempo band 8 times, so that a model that always
+    plays the same is at chance.
+    """
+    asked: list[tuple[str, Facts]] = []
+    for turn in range(-(-count // len(pairs)) if count else 0):
+        for instrument, key in rng.sample(pairs, len(pairs)):
+            band = tuple(TEMPOS)[(INSTRUMENTS.index(instrument) + KEYS.index(key) + turn) % len(TEMPOS)]
+            form = rng.choice(sorted(set.intersection(*map(set, FORMS.values()))))  # of any metre
+            facts = prompts.Facts(instrument, rng.choice(TEMPOS[band]), "", key, "", form)
+            prompt = ""
+            while not all(word in prompt for word in (instrument, facts.tempo, key)):  # templates may name two of them
+                prompt = prompts.draw_prompt(facts, rng)
+            asked.append((prompt, {"instrument": instrument, "tempo": band, "key": key}))
+    return asked[:count]

@@ -207,6 +207,7 @@ def first_codebooks(codec: EncodecModel, num_codebooks: int) -> EncodecModel:
             "with more by recipes/codec.py"
         )
     config = EncodecConfig.from_dict(codec.config.to_dict())
+    config._name_or_path = ""  # a folder of this machine, which transformers would write into config.json
     config.target_bandwidths = bandwidths(num_codebooks, config.codebook_size, config.frame_rate)[-1:]
     small = EncodecModel(config)
     small.load_state_dict({name: codec.state_dict()[name] for name in small.state_dict()})

@@ -8,7 +8,7 @@ import pytest
 import soundfile as sf
 import torch
 from datasets import Audio, Dataset, DatasetDict, load_dataset
-from transformers import EncodecModel
+from transformers import EncodecModel, pipeline
 
 from hfaudio.audio.io import load_audio
 from hfaudio.data.bundled import path
@@ -143,3 +143,16 @@ def test_the_codec_is_a_stock_model_that_keeps_notes() -> None:
     loudest = 200 + int(spectrum[200:1000].argmax())
     assert min(abs(1200 * np.log2(loudest / pitch)) for pitch in (440, 880)) < 50  # cents
     assert all(len(book.unique()) > 1 for book in encoded.audio_codes[0, 0])
+
+
+def test_the_generator_is_a_stock_folder_of_16_mb_that_hears_its_prompt() -> None:
+    folder = path("musicgen")
+    assert sum(file.stat().st_size for file in folder.rglob("*") if "samples" not in file.parts) < 16e6
+    play = pipeline("text-to-audio", model=str(folder))
+    made = play("slow flute tune in d minor", generate_kwargs={"max_new_tokens": 28})
+    assert made["sampling_rate"] == 16_000
+    assert made["audio"].shape[-1] == 25 * 640  # a second
+    assert 0.005 < np.sqrt(np.mean(made["audio"] ** 2)) < 0.5
+    text = play.tokenizer(["flute"] * 2 + ["slow kazoo"], padding=True, return_tensors="pt")
+    assert play.tokenizer.unk_token_id in text["input_ids"][2]
+    assert play.tokenizer.unk_token_id not in text["input_ids"][0]

@@ -1,13 +1,19 @@
 """Judges on music of synthetic tones: instruments are spectra, tempos are clicks, keys are scales."""
 
+import random
+from collections import Counter
+from itertools import product
+
 import numpy as np
 import pytest
 from scipy.stats import binom
 
 from hfaudio.audio.resample import resample
 from hfaudio.metrics.obedience import (
+    KEYS,
     Heard,
     Judges,
+    balanced_prompts,
     binomial_bar,
     krumhansl_key,
     music_features,
@@ -15,7 +21,7 @@ from hfaudio.metrics.obedience import (
     shuffled,
     split_key,
 )
-from hfaudio.text.prompts import TONICS
+from hfaudio.text.prompts import INSTRUMENTS, TEMPOS, TONICS
 
 RATE = 16_000
 SCALES = {"major": (0, 2, 4, 5, 7, 9, 11), "minor": (0, 2, 3, 5, 7, 8, 11)}
@@ -220,3 +226,20 @@ def test_a_bar_beyond_all_clips_is_out_of_reach() -> None:
     assert binomial_bar(5, 1 / 2) == 6
     assert binom.sf(4, 5, 1 / 2) > 0.01
     assert binomial_bar(7, 1 / 2) == 7
+
+
+def test_192_prompts_ask_for_everything_alike() -> None:
+    asked = balanced_prompts([*product(INSTRUMENTS, KEYS)], 192, random.Random(0))
+    counts = [Counter(facts[name] for _, facts in asked) for name in ("instrument", "tempo", "key")]
+    assert [(len(count), set(count.values())) for count in counts] == [(8, {24}), (3, {64}), (24, {8})]
+    assert set(Counter((facts["instrument"], facts["tempo"]) for _, facts in asked).values()) == {8}
+    for text, facts in asked:
+        assert facts["instrument"] in text.split() and text.endswith(facts["key"])
+        assert set(text.split()) & set(TEMPOS[facts["tempo"]])
+
+
+def test_three_times_as_many_prompts_as_pairs_have_each_tempo() -> None:
+    pairs = [("flute", "c minor"), ("organ", "b flat major")]
+    asked = balanced_prompts(pairs, 6, random.Random(0))
+    assert {((f["instrument"], f["key"]), f["tempo"]) for _, f in asked} == set(product(pairs, TEMPOS))
+    assert balanced_prompts([], 0, random.Random(0)) == []

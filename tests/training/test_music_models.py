@@ -33,6 +33,7 @@ def test_pipeline_opens_a_new_model_that_was_saved(tmp_path: Path) -> None:
     model, processor = small(window_seconds=0.4)
     model.save_pretrained(tmp_path)
     processor.save_pretrained(tmp_path)
+    assert str(path("codec")) not in (tmp_path / "config.json").read_text()
     play = pipeline("text-to-audio", model=str(tmp_path))
     made = play("slow flute tune in d minor")
     assert made["sampling_rate"] == 16_000

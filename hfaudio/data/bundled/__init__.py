@@ -1,10 +1,12 @@
 """The datasets and models that the package brings along, as folders in the formats of the Hub.
 
-The music is in the repository only, as are the recipes that train on it.
+The music and the text-to-music model are in the repository only, as are the recipes that make use of them.
 `path("speech")` opens with `datasets.load_dataset(str(path("speech")))`; its README.md is the card.
 """
 
 from pathlib import Path
+
+NOT_PACKAGED = ("music", "musicgen")  # with them a wheel would be above 20 MB
 
 
 def path(name: str) -> Path:
@@ -12,5 +14,6 @@ def path(name: str) -> Path:
     here = Path(__file__).parent
     names = sorted(p.name for p in here.iterdir() if p.is_dir() and not p.name.startswith("_"))
     if name not in names:
-        raise ValueError(f"no bundled dataset or model {name!r}; there are {', '.join(names)}")
+        where = "; it comes with the repository of hfaudio, not with the package" if name in NOT_PACKAGED else ""
+        raise ValueError(f"no bundled dataset or model {name!r}; there are {', '.join(names)}{where}")
     return here / name
