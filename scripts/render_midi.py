@@ -2,11 +2,12 @@
 
     sudo apt install fluidsynth fluid-soundfont-gm && pip install mido
     python scripts/render_midi.py TUNES_FOLDER -o nottingham --clips_a_tune 2
-    python scripts/render_midi.py TUNES_FOLDER -o folk --programs organ=21 strings=40 guitar=105  # accordion, fiddle, banjo
+    python scripts/render_midi.py TUNES_FOLDER -o folk --programs organ=21 strings=40 guitar=105
 
 Each clip is a window of a tune, begun on a bar, played by one of the eight instruments (all tracks), moved to a random
 key and to a random tempo of a band. Key and metre are those of the file's signatures; what a file does not state is
-neither a fact nor in the caption. With --programs the words stand for other sounds. Drums are left out. Files that cannot be read are named and counted.
+neither a fact nor in the caption. With --programs the words stand for other sounds (there accordion, fiddle and
+banjo). Drums are left out. Files that cannot be read are named and counted.
 """
 
 import argparse

@@ -554,7 +554,7 @@ class MusicGenerator:
             features = null_chroma(torch.empty(1, model.config.num_chroma))
         else:
             shift = round(begin / self.frame_rate * extractor.sampling_rate)
-            heard = np.roll(tune, -shift)[: int(extractor.n_samples)]
+            heard = np.roll(tune, -shift)[: round(self.window_seconds * self.sample_rate)]
             features = extractor(heard, sampling_rate=extractor.sampling_rate, return_tensors="pt").input_features[0]
         states = features.to(model.device, model.dtype)
         if model.config.num_chroma != model.decoder.config.hidden_size:
