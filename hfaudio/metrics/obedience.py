@@ -106,7 +106,7 @@ def _rhythm(x: np.ndarray) -> np.ndarray:
     """
     magnitude = np.abs(librosa.stft(x, n_fft=ONSET_N_FFT, hop_length=HOP_LENGTH))
     mel = librosa.feature.melspectrogram(S=magnitude**2, sr=SAMPLE_RATE, n_mels=128, fmax=4000)
-    pitch = pitch_classes(magnitude, MELODIC[1])
+    pitch = _pitch_classes(magnitude, MELODIC[1])
     pitch = np.log1p(10 * pitch / max(float(pitch.mean()), 1e-9))
     # Energy rises over two frames and pitch over three: a window spans eight.
     energy_onsets = librosa.onset.onset_strength(S=librosa.power_to_db(mel, top_db=50), sr=SAMPLE_RATE, lag=2)
@@ -127,11 +127,11 @@ def _chroma(x: np.ndarray) -> np.ndarray:
     that reason a bad judge: it would hear the key of the opening and not that of the clip.
     """
     magnitude = np.abs(librosa.stft(x, n_fft=CHROMA_N_FFT, hop_length=CHROMA_HOP))
-    parts = np.stack([pitch_classes(magnitude, highest).sum(1) for highest in (MELODIC[1], MIDDLE_C)])
+    parts = np.stack([_pitch_classes(magnitude, highest).sum(1) for highest in (MELODIC[1], MIDDLE_C)])
     return (parts / np.maximum(parts.sum(1, keepdims=True), 1e-9)).astype(np.float32)
 
 
-def pitch_classes(magnitude: np.ndarray, highest: float) -> np.ndarray:
+def _pitch_classes(magnitude: np.ndarray, highest: float) -> np.ndarray:
     """(12, T) from C: magnitude (F, T) of what lies between MELODIC[0] and `highest` Hz, tuned to A440."""
     frequencies = librosa.fft_frequencies(sr=SAMPLE_RATE, n_fft=2 * (len(magnitude) - 1))
     inside = (frequencies > MELODIC[0]) & (frequencies < highest)
