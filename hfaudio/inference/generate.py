@@ -24,12 +24,9 @@ from torch import Generator, Tensor
 from torch.nn.functional import pad, scaled_dot_product_attention
 from tqdm import tqdm
 from transformers import (
-    AutoConfig,
     AutoProcessor,
     DynamicCache,
     EncoderDecoderCache,
-    MusicgenForConditionalGeneration,
-    MusicgenMelodyForConditionalGeneration,
 )
 
 from hfaudio.audio.io import Source, load_audio
@@ -41,6 +38,7 @@ from hfaudio.models.musicgen import (
     decode_codes,
     encode_audio,
     null_chroma,
+    open_musicgen,
     window_frames,
 )
 
@@ -175,14 +173,7 @@ class MusicGenerator:
         self, model: str | Path = "bundled", *, adapter: str | Path | None = None, device: str = "cpu"
     ) -> None:
         place = bundled_path("musicgen") if model == "bundled" else model
-        config = AutoConfig.from_pretrained(place)
-        kinds: dict[str, Any] = {
-            "musicgen": MusicgenForConditionalGeneration,
-            "musicgen_melody": MusicgenMelodyForConditionalGeneration,
-        }
-        if config.model_type not in kinds:
-            raise ValueError(f"{model} is a {config.model_type} model, expected one of {', '.join(kinds)}")
-        opened = kinds[config.model_type].from_pretrained(place, dtype=torch.float32)
+        opened = open_musicgen(place)
         if adapter is not None:
             opened = PeftModel.from_pretrained(opened, adapter).merge_and_unload()
         check_conditions(opened)

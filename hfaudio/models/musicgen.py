@@ -5,14 +5,40 @@ is also what a sequence starts with.
 """
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
-from transformers import EncodecConfig, EncodecModel
+from transformers import (
+    AutoConfig,
+    EncodecConfig,
+    EncodecModel,
+    MusicgenForConditionalGeneration,
+    MusicgenMelodyForConditionalGeneration,
+)
 
 from hfaudio.models.delay import apply_delay, check_delay, delays
+
+CLASSES: dict[str, Any] = {
+    "musicgen": MusicgenForConditionalGeneration,
+    "musicgen_melody": MusicgenMelodyForConditionalGeneration,
+}
+
+
+def open_musicgen(place: str | Path, dropout: float | None = None) -> Any:
+    """A MusicGen or MusicGen-melody of a folder or Hub id, in float32; ValueError for other kinds of models.
+
+    Args:
+        dropout: of decoder and text encoder in training, if not that of the checkpoint.
+    """
+    config = AutoConfig.from_pretrained(place)
+    if config.model_type not in CLASSES:
+        raise ValueError(f"{place} is a {config.model_type} model, expected one of {', '.join(CLASSES)}")
+    if dropout is not None:
+        config.decoder.dropout = config.text_encoder.dropout_rate = dropout
+    return CLASSES[config.model_type].from_pretrained(place, config=config, dtype=torch.float32)
 
 
 def codec_bandwidth(codec: EncodecModel, num_codebooks: int) -> float:

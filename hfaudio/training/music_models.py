@@ -35,7 +35,7 @@ from transformers import (
 from hfaudio.data.bundled import path as bundled_path
 from hfaudio.models.codec import bandwidths
 from hfaudio.models.delay import delays
-from hfaudio.models.musicgen import check_codec
+from hfaudio.models.musicgen import check_codec, open_musicgen
 from hfaudio.training.adapters import PRESETS
 
 logger = logging.getLogger(__name__)
@@ -113,19 +113,7 @@ def open_music_model(args: MusicModelArguments, texts: Sequence[str]) -> tuple[A
 
 def _pretrained(args: MusicModelArguments) -> tuple[Any, Any]:
     place = str(bundled_path("musicgen")) if args.model == "bundled" else args.model
-    config = AutoConfig.from_pretrained(place)
-    classes: dict[str, Any] = {
-        "musicgen": MusicgenForConditionalGeneration,
-        "musicgen_melody": MusicgenMelodyForConditionalGeneration,
-    }
-    if config.model_type not in classes:
-        raise ValueError(
-            f"--model {args.model} is a {config.model_type}; the recipe trains {' and '.join(classes)}, or "
-            "makes a new MusicGen (--model new)"
-        )
-    if args.dropout is not None:
-        config.decoder.dropout = config.text_encoder.dropout_rate = args.dropout
-    model = classes[config.model_type].from_pretrained(place, config=config, dtype=torch.float32)
+    model = open_musicgen(place, args.dropout)
     if args.channels is not None and args.channels < model.decoder.config.audio_channels:
         raise ValueError(f"--channels {args.channels}: {args.model} is stereo and cannot be made mono")
     if args.channels is not None and args.channels > model.decoder.config.audio_channels:

@@ -144,7 +144,7 @@ def test_tokenizer_knows_the_commonest_words_and_marks_others() -> None:
         ({"channels": 3}, "--channels must be 1 or 2; got 3"),
         ({"window_seconds": 0.0}, "--window_seconds must be above 0"),
         ({"model": "bundled", "melody": True}, "--melody makes a new model"),
-        ({"model": str(path("codec"))}, "is a encodec; the recipe trains musicgen and musicgen_melody"),
+        ({"model": str(path("codec"))}, "is a encodec model, expected one of musicgen, musicgen_melody"),
     ],
 )
 def test_mistakes_are_named(options: dict[str, Any], message: str) -> None:
