@@ -22,7 +22,7 @@ from hfaudio.data.datasets import DataArguments, RowCheck, load_split
 from hfaudio.models.musicgen import codec_bandwidth
 
 
-def main() -> None:
+def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dataset", default="bundled_music", help="as of the recipes")
     parser.add_argument("--codec", default=str(path("codec")), help="EnCodec: folder or Hub id")
@@ -31,7 +31,7 @@ def main() -> None:
     parser.add_argument("--batch_size", type=int, help="default: 16 on a GPU, 1 on a CPU")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of torch, for both")
     parser.add_argument("--repeats", type=int, default=3, help="the fastest of each is counted")
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     torch.set_num_threads(args.threads)
 
     codec = EncodecModel.from_pretrained(args.codec).eval()
