@@ -291,11 +291,11 @@ def evaluate_generation(argv: list[str]) -> dict[str, Any]:
     heard = {args.guidance_scale: judges.hear(made.features)}
     for scale in args.guidance:
         if scale not in heard:
-            heard[scale] = judges.hear(listen(generator, play(texts, scale, first)).features)
-    null = judges.hear(listen(generator, play([None] * len(texts), 1.0, first)).features)
+            heard[scale] = judges.hear(features_of(generator, play(texts, scale, first)))
+    null = judges.hear(features_of(generator, play([None] * len(texts), 1.0, first)))
     more_codes = play([text for text, _ in more], args.guidance_scale, first + len(texts))
     answers = list(zip(heard[args.guidance_scale], facts, strict=True))
-    more_answers = zip(judges.hear(listen(generator, more_codes).features), (fact for _, fact in more), strict=True)
+    more_answers = zip(judges.hear(features_of(generator, more_codes)), (fact for _, fact in more), strict=True)
     surprising = [(ear, fact) for ear, fact in (*answers, *more_answers) if pair_of(fact) in unseen]
 
     # How much of what was asked for was heard, by chance and otherwise.
@@ -376,6 +376,12 @@ def listen(generator: MusicGenerator, clips: Iterable[torch.Tensor]) -> Listened
         codes.append(clip.cpu().numpy())
         chroma.append(chroma_sequence(samples, rate))
     return Listened(features, np.array(statistics), codes, chroma)
+
+
+def features_of(generator: MusicGenerator, clips: Iterable[torch.Tensor]) -> list[MusicFeatures]:
+    """Of codes (K, T), what the judges need alone."""
+    rate = generator.sample_rate
+    return [music_features(generator.decode(clip).mean(0), rate) for clip in tqdm(clips, desc="listening")]
 
 
 def real_codes(generator: MusicGenerator, rows: Any, check: RowCheck) -> list[torch.Tensor]:

@@ -30,8 +30,7 @@ from tqdm import tqdm
 from hfaudio.audio.augment import example_rng
 from hfaudio.data.crops import Caption, draw_caption
 from hfaudio.data.datasets import NO_AUDIO, RowCheck, SkipRow, own_rows
-from hfaudio.data.examples import Example
-from hfaudio.data.sampler import BucketSampler
+from hfaudio.data.examples import BucketedExamples, Example
 from hfaudio.models.musicgen import encode_audio
 
 logger = logging.getLogger(__name__)
@@ -404,7 +403,7 @@ class _Slot(NamedTuple):
     name: str  # by which its random numbers differ from those of the row's other windows
 
 
-class CodeExamples(torch.utils.data.Dataset):
+class CodeExamples(BucketedExamples):
     """Windows of cached codes with captions: `codes` (K, T), T at most `crop_frames`, and `text`.
 
     In training (`random_offset`) an epoch covers every recording once: one of M frames is divided into
@@ -432,7 +431,6 @@ class CodeExamples(torch.utils.data.Dataset):
         self.caption = caption
         self.seed = seed
         self.random_offset = random_offset
-        self.epoch = 0
         self.lengths: list[int] = list(cached.rows["frames"])
         self.slots: list[_Slot] = []
         short = max(1, crop_frames // 4)
@@ -441,13 +439,6 @@ class CodeExamples(torch.utils.data.Dataset):
             self.slots += [_Slot(row, n, count, min(crop_frames, frames), f"crop {n}") for n in range(count)]
             self.slots += [_Slot(row, 0, 1, min(short, frames), f"opening {n}") for n in range(openings * count)]
         self.seconds = [slot.frames * cached.frame_seconds for slot in self.slots]
-
-    def set_epoch(self, epoch: int) -> None:
-        """Other windows and captions in another epoch."""
-        self.epoch = epoch
-
-    def __len__(self) -> int:
-        return len(self.slots)
 
     def __getitem__(self, index: int) -> Example:
         slot = self.slots[index]
@@ -460,17 +451,3 @@ class CodeExamples(torch.utils.data.Dataset):
         codes = self.cached.store[row[KEY]][:, start : start + slot.frames]
         text = draw_caption(self.caption, row, self.seed, self.epoch, slot.name)
         return {"codes": codes.astype(np.int64), "text": text, "seconds": self.seconds[index]}
-
-    def batches(
-        self,
-        max_seconds: float | None,
-        max_examples: int | None,
-        num_replicas: int,
-        rank: int,
-        seed: int,
-        step_multiple: int,
-    ) -> BucketSampler:
-        """What one rank trains on."""
-        return BucketSampler(
-            self.seconds, max_seconds, max_examples, num_replicas, rank, seed, step_multiple=step_multiple
-        )

@@ -71,7 +71,7 @@ class MusicCollator:
     melodies transformers' own null chroma. Codes become delayed labels; audio is left for the trainer to encode.
 
     Args:
-        melody_extractor: of MusicGen-melody, for examples with audio.
+        has_melody: examples have audio, whose chroma MusicGen-melody hears.
     """
 
     def __init__(self, processor: Any, decoder_config: Any, *, has_melody: bool = False) -> None:

@@ -13,8 +13,7 @@ from torch import Tensor
 from hfaudio.audio.augment import example_rng
 from hfaudio.audio.io import AudioError, load_audio
 from hfaudio.data.datasets import NO_AUDIO, RowCheck
-from hfaudio.data.examples import Example, decode_all, refused_since
-from hfaudio.data.sampler import BucketSampler
+from hfaudio.data.examples import BucketedExamples, Example, decode_all, refused_since
 
 Caption = Callable[[Mapping[str, Any], random.Random], str]  # of a row
 
@@ -60,7 +59,7 @@ class CropEncoder:
         return example
 
 
-class CropExamples(torch.utils.data.Dataset):
+class CropExamples(BucketedExamples):
     """Crops of a map-style dataset whose rows `check_rows` let pass: an epoch covers every recording once.
 
     A recording of M seconds is divided into floor(M / crop) equal slots, at least one, and each epoch takes a crop
@@ -76,7 +75,6 @@ class CropExamples(torch.utils.data.Dataset):
         self.rows = rows
         self.row_check = row_check
         self.encoder = encoder
-        self.epoch = 0
         lengths: list[float] = list(rows["seconds"])
         self.slots = [
             (row, slot, count)
@@ -85,17 +83,11 @@ class CropExamples(torch.utils.data.Dataset):
             for slot in range(count)
         ]
         self.lengths = lengths
+        self.seconds = [encoder.seconds] * len(self.slots)
         self.kept: Tensor | None = None  # (all samples,), or with two channels (2, all samples)
         self.facts = rows.remove_columns("audio")
         if sum(lengths) <= keep_seconds:
             self.kept, self.bounds = decode_all(rows, row_check)
-
-    def set_epoch(self, epoch: int) -> None:
-        """Other crops in another epoch."""
-        self.epoch = epoch
-
-    def __len__(self) -> int:
-        return len(self.slots)
 
     def __getitem__(self, index: int) -> Example:
         row, slot, count = self.slots[index]
@@ -122,19 +114,6 @@ class CropExamples(torch.utils.data.Dataset):
         except AudioError as error:
             raise refused_since(self.facts[row]["id"], str(error)) from error
         return np.atleast_2d(samples)[:, : self.encoder.num_samples]
-
-    def batches(
-        self,
-        max_seconds: float | None,
-        max_examples: int | None,
-        num_replicas: int,
-        rank: int,
-        seed: int,
-        step_multiple: int,
-    ) -> BucketSampler:
-        """What one rank trains on."""
-        seconds = [self.encoder.seconds] * len(self)
-        return BucketSampler(seconds, max_seconds, max_examples, num_replicas, rank, seed, step_multiple=step_multiple)
 
 
 def stack_crops(examples: list[Example]) -> dict[str, Tensor]:

@@ -1,6 +1,6 @@
 """Rows become examples in the data loader's workers: decode, augment, extract features; nothing is written to disk."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import timedelta
@@ -71,49 +71,22 @@ def time_first(features: np.ndarray, extractor: Any) -> np.ndarray:
     return features.T if isinstance(extractor, WhisperFeatureExtractor) else features
 
 
-class SpeechExamples(torch.utils.data.Dataset):
-    """Examples of a map-style dataset whose rows `check_rows` let pass.
+class BucketedExamples(torch.utils.data.Dataset):
+    """Examples whose lengths are known, so that batches can be planned.
 
-    Args:
-        keep_seconds: a dataset of at most so much audio is decoded once and kept in memory (64 kB a second), which
-            workers share. Decoding Opus takes twice the time of augmenting it.
-        mixture: which rows an epoch of training has, and how often.
+    Subclasses set `seconds`, the length of each example, and where an epoch is not all of them a `mixture`.
     """
 
-    def __init__(
-        self,
-        rows: datasets.Dataset,
-        row_check: RowCheck,
-        encoder: ExampleEncoder,
-        *,
-        keep_seconds: float = 0,
-        mixture: Mixture | None = None,
-    ) -> None:
-        self.rows = rows
-        self.row_check = row_check
-        self.encoder = encoder
-        self.mixture = mixture
-        self.epoch = 0
-        self.seconds: list[float] = list(rows["seconds"])
-        self.kept: torch.Tensor | None = None  # all samples in a row; a tensor, as workers get it without a copy
-        if sum(self.seconds) <= keep_seconds:
-            self.kept, self.bounds = decode_all(rows, row_check)
-            self.facts = rows.remove_columns("audio")
+    seconds: Sequence[float]
+    mixture: Mixture | None = None
+    epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
-        """Other random augmentations in another epoch."""
+        """Other random numbers in another epoch: augmentations, crops, captions."""
         self.epoch = epoch
 
     def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, index: int) -> Example:
-        if self.kept is None:
-            row = self.rows[index]
-            samples, text = decode_checked(row, self.row_check)
-            return self.encoder(samples, text, row, epoch=self.epoch)
-        samples, row = self.kept[self.bounds[index] : self.bounds[index + 1]].numpy(), self.facts[index]
-        return self.encoder(samples, row["text"], row, epoch=self.epoch)
+        return len(self.seconds)
 
     def batches(
         self,
@@ -135,6 +108,43 @@ class SpeechExamples(torch.utils.data.Dataset):
             step_multiple=step_multiple,
             mixture=self.mixture,
         )
+
+
+class SpeechExamples(BucketedExamples):
+    """Examples of a map-style dataset whose rows `check_rows` let pass.
+
+    Args:
+        keep_seconds: a dataset of at most so much audio is decoded once and kept in memory (64 kB a second), which
+            workers share. Decoding Opus takes twice the time of augmenting it.
+        mixture: which rows an epoch of training has, and how often.
+    """
+
+    def __init__(
+        self,
+        rows: datasets.Dataset,
+        row_check: RowCheck,
+        encoder: ExampleEncoder,
+        *,
+        keep_seconds: float = 0,
+        mixture: Mixture | None = None,
+    ) -> None:
+        self.rows = rows
+        self.row_check = row_check
+        self.encoder = encoder
+        self.mixture = mixture
+        self.seconds = list(rows["seconds"])
+        self.kept: torch.Tensor | None = None  # all samples in a row; a tensor, as workers get it without a copy
+        if sum(self.seconds) <= keep_seconds:
+            self.kept, self.bounds = decode_all(rows, row_check)
+            self.facts = rows.remove_columns("audio")
+
+    def __getitem__(self, index: int) -> Example:
+        if self.kept is None:
+            row = self.rows[index]
+            samples, text = decode_checked(row, self.row_check)
+            return self.encoder(samples, text, row, epoch=self.epoch)
+        samples, row = self.kept[self.bounds[index] : self.bounds[index + 1]].numpy(), self.facts[index]
+        return self.encoder(samples, row["text"], row, epoch=self.epoch)
 
 
 def decode_all(rows: datasets.Dataset, row_check: RowCheck) -> tuple[torch.Tensor, np.ndarray]:

@@ -19,9 +19,9 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import AutoConfig, EncodecConfig, EncodecModel
 
-from hfaudio.data.bundled import path as bundled_path
+from hfaudio.data.bundled import place_of
+from hfaudio.models.codec import open_encodec
 
 MAGIC = b"HFAC1"
 BLOCK_SECONDS, CONTEXT_SECONDS = 30.0, 1.0  # of long recordings: what is coded at once, and what is heard around it
@@ -60,15 +60,9 @@ class Codec:
 
     def __init__(self, model: str = "bundled", device: str = "cpu") -> None:
         self.name = model
-        place = str(bundled_path("codec")) if model == "bundled" else model
-        config = AutoConfig.from_pretrained(place)
-        if not isinstance(config, EncodecConfig) or config.architectures != [EncodecModel.__name__]:
-            raise ValueError(
-                f"{model} is a {config.model_type} model ({config.architectures}), expected an EncodecModel"
-            )
-        self.model: Any = EncodecModel.from_pretrained(place, dtype=torch.float32).eval()
+        self.model: Any = open_encodec(place_of(model, "codec"))
         self.model.to(device)
-        self.config = config
+        self.config = self.model.config
 
     @property
     def codebooks_sha256(self) -> str:

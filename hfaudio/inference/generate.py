@@ -12,7 +12,6 @@ import logging
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,15 +22,12 @@ from peft import PeftModel
 from torch import Generator, Tensor
 from torch.nn.functional import pad, scaled_dot_product_attention
 from tqdm import tqdm
-from transformers import (
-    AutoProcessor,
-    DynamicCache,
-    EncoderDecoderCache,
-)
+from transformers import AutoProcessor, DynamicCache, EncoderDecoderCache
 
 from hfaudio.audio.io import Source, load_audio
-from hfaudio.data.bundled import path as bundled_path
+from hfaudio.data.bundled import place_of
 from hfaudio.models.delay import apply_delay, delays, undo_delay
+from hfaudio.models.modes import evaluating
 from hfaudio.models.musicgen import (
     check_codec,
     check_conditions,
@@ -172,7 +168,7 @@ class MusicGenerator:
     def __init__(
         self, model: str | Path = "bundled", *, adapter: str | Path | None = None, device: str = "cpu"
     ) -> None:
-        place = bundled_path("musicgen") if model == "bundled" else model
+        place = place_of(model, "musicgen")
         opened = open_musicgen(place)
         if adapter is not None:
             opened = PeftModel.from_pretrained(opened, adapter).merge_and_unload()
@@ -552,17 +548,6 @@ class MusicGenerator:
             states = model.audio_enc_to_dec_proj(states)
         length = model.config.chroma_length
         return states.repeat(math.ceil(length / len(states)), 1)[:length]
-
-
-@contextmanager
-def evaluating(model: Any) -> Iterator[None]:
-    """Dropout off meanwhile."""
-    was_training = model.training
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(was_training)
 
 
 def read_clip(clip: Clip, sample_rate: int, channels: int) -> np.ndarray:

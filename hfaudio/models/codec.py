@@ -8,10 +8,18 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import EncodecConfig, EncodecModel
+from transformers import AutoConfig, EncodecConfig, EncodecModel
 from transformers.models.encodec.modeling_encodec import EncodecDecoder, EncodecEncoder, EncodecPreTrainedModel
 
 from hfaudio.models.quantize import ResidualVectorQuantization
+
+
+def open_encodec(place: str) -> Any:
+    """A stock EnCodec of a folder or Hub id, in float32, for evaluation; ValueError for other kinds of models."""
+    config = AutoConfig.from_pretrained(place)
+    if not isinstance(config, EncodecConfig) or config.architectures != [EncodecModel.__name__]:
+        raise ValueError(f"{place} is a {config.model_type} model ({config.architectures}), expected an EncodecModel")
+    return EncodecModel.from_pretrained(place, dtype=torch.float32).eval()
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from hfaudio.models.modes import evaluating
+
 # A multiple of all usual numbers of samples per logit frame: 160, 256, 320, 400, 480, 512, 640, 960, 1024, 1280, 2560.
 MEASURED_SAMPLES = 76_800
 
@@ -45,14 +47,12 @@ class FrameCount:
         and forgets the adapter of wav2vec2. The difference of two lengths leaves out what is lost at the ends.
         """
         rate = feature_extractor.sampling_rate
-        was_training = model.training
-        model.eval()
         lengths = (rate // 2, rate // 2 + MEASURED_SAMPLES)
         frames = []
-        for length in lengths:
-            silence = np.zeros(length, dtype=np.float32)
-            inputs = feature_extractor(silence, sampling_rate=rate, return_tensors="pt")[model.main_input_name]
-            frames.append(model(inputs.to(model.device, model.dtype)).logits.shape[1])
-        model.train(was_training)
+        with evaluating(model):
+            for length in lengths:
+                silence = np.zeros(length, dtype=np.float32)
+                inputs = feature_extractor(silence, sampling_rate=rate, return_tensors="pt")[model.main_input_name]
+                frames.append(model(inputs.to(model.device, model.dtype)).logits.shape[1])
         samples_per_frame = MEASURED_SAMPLES / (frames[1] - frames[0])
         return cls(samples_per_frame, frames[1] - lengths[1] / samples_per_frame)

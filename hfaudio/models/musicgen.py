@@ -20,6 +20,7 @@ from transformers import (
 )
 
 from hfaudio.models.delay import apply_delay, check_delay, delays
+from hfaudio.models.modes import evaluating
 
 CLASSES: dict[str, Any] = {
     "musicgen": MusicgenForConditionalGeneration,
@@ -160,14 +161,13 @@ def check_conditions(model: Any) -> dict[str, float]:
         notes = notes.expand(2, model.config.chroma_length, -1)
         conditions["text"]["input_features"] = notes[:1].expand(2, -1, -1)
         conditions["melody"] = conditions["text"] | {"input_ids": words[:1].expand(2, -1), "input_features": notes}
-    was_training = model.training
-    model.eval()
     changes = {}
-    for name, inputs in conditions.items():
-        inputs = {key: value.to(model.device) for key, value in inputs.items()}
-        logits = model(**inputs, decoder_input_ids=start.to(model.device)).logits[:, -1].float().unflatten(0, (2, -1))
-        changes[name] = float((logits[0] - logits[1]).abs().max())
-    model.train(was_training)
+    with evaluating(model):
+        for name, inputs in conditions.items():
+            inputs = {key: value.to(model.device) for key, value in inputs.items()}
+            logits = model(**inputs, decoder_input_ids=start.to(model.device)).logits[:, -1].float()
+            first, second = logits.chunk(2)
+            changes[name] = float((first - second).abs().max())
     for name, change in changes.items():
         if not change > 1e-6:
             raise ValueError(

@@ -2,13 +2,14 @@
 
 import random
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, fields
 from itertools import islice
 from typing import Any
 
 from hfaudio.text.prompts import MOODS, TEMPOS, Facts, draw_prompt, draw_prompts
 
 STYLES = ("text", "prompts", "fields")
+FACTS = tuple(fact.name for fact in fields(Facts))  # that the closed language speaks of
 
 
 @dataclass
@@ -50,9 +51,8 @@ class Captions:
     def of(cls, args: CaptionArguments, fact_columns: Sequence[str] | None) -> "Captions":
         """As the options of a run say; ValueError where the columns of the style are not named."""
         facts = tuple(fact_columns or ())
-        known = asdict(Facts("", "", "", "", "", "")).keys()
-        if args.caption_style == "prompts" and not known & set(facts):
-            raise ValueError(f"--caption_style prompts needs some of the --fact_columns {', '.join(known)}")
+        if args.caption_style == "prompts" and not set(FACTS) & set(facts):
+            raise ValueError(f"--caption_style prompts needs some of the --fact_columns {', '.join(FACTS)}")
         if args.caption_style == "fields" and not facts:
             raise ValueError("--caption_style fields needs --fact_columns, such as genre bpm key")
         return cls(args.caption_style, facts, args.guidance_dropout, args.field_dropout, args.word_dropout)
@@ -75,9 +75,9 @@ class Captions:
 
         Unlike audiocraft 1.4, whose field is kept where a number is below the share to drop, and read once a dataset.
         """
-        fields = [f"{name}: {row[name]}" for name in self.facts if row[name] not in (None, "")]
-        fields = [part for part in [row.get("text") or "", *fields] if part]
-        kept = [part for part in fields if rng.random() >= self.field_dropout] or [rng.choice(fields or [""])]
+        parts = [f"{name}: {row[name]}" for name in self.facts if row[name] not in (None, "")]
+        parts = [part for part in [row.get("text") or "", *parts] if part]
+        kept = [part for part in parts if rng.random() >= self.field_dropout] or [rng.choice(parts or [""])]
         rng.shuffle(kept)
         return ", ".join(kept)
 
@@ -92,7 +92,7 @@ def caption_texts(captions: Captions, rows: Iterable[Mapping[str, Any]], limit: 
 
 def facts_of_row(row: Mapping[str, Any], rng: random.Random) -> Facts:
     """Facts of a row of the bundled music: for a tempo band, and for the mood of a key, any of its words."""
-    known = {name: str(row.get(name) or "") for name in asdict(Facts("", "", "", "", "", ""))}
+    known = {name: str(row.get(name) or "") for name in FACTS}
     if known["tempo"] in TEMPOS:
         known["tempo"] = rng.choice(TEMPOS[known["tempo"]])
     mode = known["key"].rpartition(" ")[2]

@@ -20,6 +20,7 @@ from hfaudio.data.examples import random_rows
 from hfaudio.metrics.error_rate import ErrorRate, paired_bootstrap, word_error_rate
 from hfaudio.metrics.hallucination import is_loop
 from hfaudio.metrics.results import Share, share
+from hfaudio.models.modes import evaluating
 from hfaudio.text.normalize import normalize
 from hfaudio.training.adapters import plain_model
 
@@ -163,8 +164,6 @@ def ask(
     if not probes:
         return []
     plain = plain_model(model)
-    was_training = plain.training
-    plain.eval()
     recognizer: Any = pipeline(  # type: ignore[call-overload]
         "automatic-speech-recognition",
         model=plain,
@@ -173,7 +172,8 @@ def ask(
         device=plain.device,
     )
     answers = []
-    with torch.no_grad(), tqdm(total=sum(len(probe.clips) for probe in probes), desc="probes", unit="clip") as bar:
+    bar = tqdm(total=sum(len(probe.clips) for probe in probes), desc="probes", unit="clip")
+    with bar, torch.no_grad(), evaluating(plain):
         for probe in probes:
             # In batches, long recordings of unequal length would fall short of a window at their ends.
             batch_size = 1 if any(len(clip) > 30 * RATE for clip in probe.clips) else BATCH_SIZE
@@ -193,7 +193,6 @@ def ask(
                 for output, clip in zip(outputs, probe.clips, strict=True)
             ]
             answers.append(Answer(probe, texts, times))
-    plain.train(was_training)
     return answers
 
 

@@ -1,6 +1,6 @@
 """Which MusicGen a run trains: a pretrained one, or a new one around a codec; and what of it fits into memory."""
 
-import logging
+import copy
 import math
 from collections import Counter
 from collections.abc import Sequence
@@ -12,7 +12,6 @@ import torch
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors
 from torch import nn
 from transformers import (
-    AutoConfig,
     AutoProcessor,
     AutoTokenizer,
     EncodecConfig,
@@ -32,13 +31,11 @@ from transformers import (
     T5EncoderModel,
 )
 
-from hfaudio.data.bundled import path as bundled_path
-from hfaudio.models.codec import bandwidths
+from hfaudio.data.bundled import place_of
+from hfaudio.models.codec import bandwidths, open_encodec
 from hfaudio.models.delay import delays
 from hfaudio.models.musicgen import check_codec, open_musicgen
 from hfaudio.training.adapters import PRESETS
-
-logger = logging.getLogger(__name__)
 
 # Low-rank updates of a MusicGen's layers, and of what is particular to each codebook.
 HEADS_AND_EMBEDDINGS = rf"{PRESETS['musicgen']}|decoder\.lm_heads\.\d+|decoder\.model\.decoder\.embed_tokens\.\d+"
@@ -112,7 +109,7 @@ def open_music_model(args: MusicModelArguments, texts: Sequence[str]) -> tuple[A
 
 
 def _pretrained(args: MusicModelArguments) -> tuple[Any, Any]:
-    place = str(bundled_path("musicgen")) if args.model == "bundled" else args.model
+    place = place_of(args.model, "musicgen")
     model = open_musicgen(place, args.dropout)
     if args.channels is not None and args.channels < model.decoder.config.audio_channels:
         raise ValueError(f"--channels {args.channels}: {args.model} is stereo and cannot be made mono")
@@ -122,11 +119,7 @@ def _pretrained(args: MusicModelArguments) -> tuple[Any, Any]:
 
 
 def _new_model(args: MusicModelArguments, texts: Sequence[str]) -> tuple[Any, Any]:
-    place = str(bundled_path("codec")) if args.codec == "bundled" else args.codec
-    codec_config = AutoConfig.from_pretrained(place)
-    if not isinstance(codec_config, EncodecConfig):
-        raise ValueError(f"--codec {args.codec} is a {codec_config.model_type}, not an EnCodec (recipes/codec.py)")
-    codec = first_codebooks(EncodecModel.from_pretrained(place, dtype=torch.float32), args.num_codebooks)
+    codec = first_codebooks(open_encodec(place_of(args.codec, "codec")), args.num_codebooks)
     size, channels = codec.config.codebook_size, args.channels or 1
     dropout = 0.1 if args.dropout is None else args.dropout
     tokenizer: Any
@@ -198,7 +191,8 @@ def first_codebooks(codec: EncodecModel, num_codebooks: int) -> EncodecModel:
     config._name_or_path = ""  # a folder of this machine, which transformers would write into config.json
     config.target_bandwidths = bandwidths(num_codebooks, config.codebook_size, config.frame_rate)[-1:]
     small = EncodecModel(config)
-    small.load_state_dict({name: codec.state_dict()[name] for name in small.state_dict()})
+    weights = codec.state_dict()
+    small.load_state_dict({name: weights[name] for name in small.state_dict()})
     return small.eval()
 
 
@@ -230,25 +224,14 @@ def widen_to_stereo(model: Any) -> None:
     """
     decoder, config = model.decoder, model.decoder.config
     embeddings, heads = decoder.model.decoder.embed_tokens, decoder.lm_heads
-    both = [copy_of(e) for e in embeddings for _ in range(2)]
+    both = [copy.deepcopy(embedding) for embedding in embeddings for _ in range(2)]
     for embedding in both:
         embedding.weight.mul_(0.5)
     decoder.model.decoder.embed_tokens = nn.ModuleList(both)
-    decoder.lm_heads = nn.ModuleList([copy_of(head) for head in heads for _ in range(2)])
+    decoder.lm_heads = nn.ModuleList([copy.deepcopy(head) for head in heads for _ in range(2)])
     config.num_codebooks *= 2
     config.audio_channels = 2
     decoder.num_codebooks = decoder.model.decoder.num_codebooks = config.num_codebooks
-
-
-def copy_of(module: Any) -> Any:
-    """A layer with the same weights of its own."""
-    twin = type(module)(*module.weight.shape[:: 1 if isinstance(module, nn.Embedding) else -1], **_bias(module))
-    twin.weight.copy_(module.weight)
-    return twin
-
-
-def _bias(module: nn.Module) -> dict[str, bool]:
-    return {} if isinstance(module, nn.Embedding) else {"bias": False}
 
 
 def save_halves(model: Any, folder: Path) -> None:

@@ -1,6 +1,5 @@
 """`AudioTrainer` for MusicGen: codes of audio, the loss of each codebook, what conditions are worth, samples."""
 
-import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,12 +18,11 @@ from transformers import (
 
 from hfaudio.audio.io import save_audio
 from hfaudio.metrics.results import Mean, mean
+from hfaudio.models.modes import evaluating
 from hfaudio.models.musicgen import codebook_losses, encode_audio, label_codes, null_chroma
 from hfaudio.training.adapters import plain_model
 from hfaudio.training.report import Panel
 from hfaudio.training.trainer import AudioTrainer
-
-logger = logging.getLogger(__name__)
 
 CONDITIONS = ("right", "null", "wrong")
 
@@ -184,9 +182,8 @@ class SampleCallback(TrainerCallback):
         if not state.is_world_process_zero:
             return
         model = plain_model(kwargs["model"])
-        was_training = model.training
-        model.eval()
         self.folder.mkdir(parents=True, exist_ok=True)
-        for number, clip in enumerate(self.play(model)):
+        with evaluating(model):
+            clips = self.play(model)
+        for number, clip in enumerate(clips):
             save_audio(self.folder / f"step-{state.global_step}-{number + 1}.wav", clip, self.sample_rate)
-        model.train(was_training)

@@ -17,3 +17,8 @@ def path(name: str) -> Path:
         where = "; it comes with the repository of hfaudio, not with the package" if name in NOT_PACKAGED else ""
         raise ValueError(f"no bundled dataset or model {name!r}; there are {', '.join(names)}{where}")
     return here / name
+
+
+def place_of(model: str | Path, name: str) -> str:
+    """What `from_pretrained` opens: the bundled model `name` for "bundled", else the folder or id that is given."""
+    return str(path(name)) if model == "bundled" else str(model)
