@@ -561,6 +561,15 @@ class Stream:
         stable = settled(self._decoder._labels, self._search.held[0])
         return Partial(text, self._decoder._text(self._search.tokens(stable)))
 
+    def peek(self, log_probs: np.ndarray | torch.Tensor) -> str:
+        """The text if these frames (T, V) came next; they are not taken in."""
+        search = copy.copy(self._search)
+        search.held = [Workspace(*(array.copy() for array in self._search.held[0]))]
+        search.settled = list(self._search.settled)
+        with announced_compilation():
+            search.run(self._decoder._prepare(log_probs, None, False))
+        return self._decoder._text(search.tokens(search.best()))
+
     def finish(self) -> Hypothesis:
         """The best hypothesis if the utterance ends here."""
         return self._search.hypotheses(1, self._token_times)[0]

@@ -11,6 +11,7 @@ other places behind a border, the floor of the features follows the loudest soun
 where windows are conditioned on it, is not carried over.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -317,8 +318,12 @@ def accelerator_type(device: torch.device) -> str:
 
 def moved(text: TimedText, seconds: float) -> TimedText:
     """The same, so many seconds later."""
-    words = tuple(replace(word, start=word.start + seconds, end=word.end + seconds) for word in text.words)
-    return TimedText(text.text, text.start + seconds, text.end + seconds, words)
+    return TimedText(text.text, text.start + seconds, text.end + seconds, tuple(later(text.words, seconds)))
+
+
+def later(words: Iterable[Word], seconds: float) -> list[Word]:
+    """The same words, so many seconds later."""
+    return [replace(word, start=word.start + seconds, end=word.end + seconds) for word in words]
 
 
 def regions(spans: list[Span], gap: int) -> list[Span]:

@@ -14,11 +14,13 @@ the chunk instead: an approximation, and often the better one, as such models we
 Models that generate (Whisper and its like) are in `hfaudio.inference.long_form`.
 """
 
+import copy
 import dataclasses
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -43,13 +45,15 @@ import hfaudio.auto  # noqa: F401, folders of our own models open below
 from hfaudio.audio.io import Source, audio_info, stream_audio
 from hfaudio.decoding.beam import BeamSearchDecoder
 from hfaudio.decoding.greedy import GreedyPath, Word, greedy_path, words_with_times
-from hfaudio.inference.long_form import LongFormRecognizer, LongFormSettings, TimedText
+from hfaudio.inference.long_form import LongFormRecognizer, LongFormSettings, TimedText, later
+from hfaudio.inference.utterances import PauseCutter
 from hfaudio.models.frames import FrameCount, logit_lengths
 from hfaudio.processing.language_model import find_language_model, open_decoder
 from hfaudio.processing.tokenizer import ctc_labels
 
 Hotwords = Sequence[str] | Mapping[str, float]
 SHORTEST_SECONDS = 0.1  # zeros are appended to shorter clips; the convolutions of wav2vec2 need 0.025 s for a frame
+BLOCK_SECONDS = 1.0  # read at once where utterances are looked for
 BAR_DELAY = 2.0  # seconds of work before a progress bar appears
 
 
@@ -90,6 +94,8 @@ class Transcriber:
         trust_remote_code: run the code that a model folder brings; not needed for the models of hfaudio.
         chunk_seconds: what a CTC model reads at once, context included; a shorter recording is read whole.
         stride_seconds: context on both sides of a chunk, read twice.
+        pause_seconds: read a CTC model's recordings utterance by utterance, cut at pauses of so many seconds, instead
+            of in chunks: right for a model that was trained on single utterances, and for the LM of such sentences.
         batch_size: chunks in one forward pass of a CTC model. Results do not depend on it: chunks are of one length,
             and the last, shorter one goes alone, so nothing is ever padded.
         progress: show a bar for recordings that take more than some seconds.
@@ -107,6 +113,7 @@ class Transcriber:
         hotwords: Hotwords | None = None,
         chunk_seconds: float = 20.0,
         stride_seconds: float = 3.0,
+        pause_seconds: float | None = None,
         batch_size: int = 4,
         progress: bool = True,
         long_form: LongFormSettings | None = None,
@@ -114,7 +121,7 @@ class Transcriber:
         config = load_config(model, trust_remote_code=trust_remote_code)
         device = choose_device(device)
         options: dict[str, Any] = {"dtype": dtype, "trust_remote_code": trust_remote_code}
-        self._recognizer: CTCRecognizer | GeneratingRecognizer
+        self.recognizer: CTCRecognizer | GeneratingRecognizer
         if is_ctc(config) and long_form is not None:
             raise ValueError("long_form is for models that generate; a CTC model reads chunks (chunk_seconds)")
         if is_ctc(config):
@@ -122,7 +129,7 @@ class Transcriber:
             folder = find_language_model(model) if language_model else None
             if hotwords is not None and folder is None:
                 raise ValueError("hotwords need a model with a language_model/ that is used; this one has none")
-            self._recognizer = CTCRecognizer(
+            self.recognizer = CTCRecognizer(
                 AutoModelForCTC.from_pretrained(model, **options).to(device),
                 AutoFeatureExtractor.from_pretrained(model, trust_remote_code=trust_remote_code),
                 tokenizer,
@@ -130,13 +137,14 @@ class Transcriber:
                 hotwords=hotwords,
                 chunk_seconds=chunk_seconds,
                 stride_seconds=stride_seconds,
+                pause_seconds=pause_seconds,
                 batch_size=batch_size,
                 progress=progress,
             )
         else:
             if hotwords is not None:
                 raise ValueError("hotwords are for CTC models with a language_model/; this model generates")
-            self._recognizer = GeneratingRecognizer(
+            self.recognizer = GeneratingRecognizer(
                 LongFormRecognizer(
                     AutoModelForSpeechSeq2Seq.from_pretrained(model, **options).to(device),
                     AutoProcessor.from_pretrained(model, trust_remote_code=trust_remote_code),
@@ -150,7 +158,33 @@ class Transcriber:
 
         Raises AudioError for a recording that cannot be read.
         """
-        return self._recognizer(source)
+        return self.recognizer(source)
+
+    @property
+    def has_language_model(self) -> bool:
+        """Whether it decodes with a language model, which hotwords and settings of the beam need."""
+        return isinstance(self.recognizer, CTCRecognizer) and self.recognizer.decoder is not None
+
+    def with_decoding(
+        self, *, language_model: bool = True, hotwords: Hotwords | None = None, **settings: Any
+    ) -> "Transcriber":
+        """The same opened model, decoding otherwise; it shares the weights, so it costs little.
+
+        `settings` are fields of `BeamSettings`, such as `beam_width`. ValueError for hotwords or settings where no
+        language model is used.
+        """
+        recognizer = self.recognizer
+        if not language_model or not self.has_language_model:
+            if hotwords or settings:
+                raise ValueError("hotwords and settings of the beam need a model with a language_model/ that is used")
+            if not self.has_language_model:
+                return self
+        assert isinstance(recognizer, CTCRecognizer) and recognizer.decoder is not None
+        other = copy.copy(self)
+        other.recognizer = copy.copy(recognizer)
+        other.recognizer.decoder = recognizer.decoder.with_settings(**settings) if language_model else None
+        other.recognizer.hotwords = hotwords
+        return other
 
     def log_probs(self, source: Source) -> np.ndarray:
         """Natural-log probabilities (T, V) float32 of a whole recording by a CTC model, stitched from its chunks.
@@ -161,9 +195,9 @@ class Transcriber:
 
     def log_prob_pieces(self, source: Source) -> Iterator[tuple[np.ndarray, float]]:
         """The same in consecutive pieces (t, V), each with the second at which it ends; memory stays bounded."""
-        if not isinstance(self._recognizer, CTCRecognizer):
+        if not isinstance(self.recognizer, CTCRecognizer):
             raise ValueError("this model is not a CTC model, it has no probabilities per frame; only call it")
-        return self._recognizer.log_prob_pieces(source)
+        return self.recognizer.log_prob_pieces(source)
 
 
 def load_config(model: str | os.PathLike[str], *, trust_remote_code: bool) -> PretrainedConfig:
@@ -216,6 +250,7 @@ class CTCRecognizer:
         hotwords: Hotwords | None = None,
         chunk_seconds: float,
         stride_seconds: float,
+        pause_seconds: float | None,
         batch_size: int,
         progress: bool,
     ) -> None:
@@ -241,11 +276,32 @@ class CTCRecognizer:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
         self.decoder = decoder
         self.hotwords = hotwords
+        self.pause_seconds = pause_seconds
         self.batch_size = batch_size
         self.progress = progress
 
     def __call__(self, source: Source) -> Transcript:
+        return self.whole(source) if self.pause_seconds is None else self._by_pauses(source, self.pause_seconds)
+
+    def whole(self, source: Source) -> Transcript:
+        """Of a recording as one text."""
         return self._greedy(source) if self.decoder is None else self._with_lm(source, self.decoder)
+
+    def _by_pauses(self, source: Source, pause_seconds: float) -> Transcript:
+        """Of a recording as the texts of its utterances."""
+        words: list[Word] = []
+        heard = 0
+        cutter = PauseCutter(
+            self.rate, pause_seconds=pause_seconds, max_seconds=self.chunk * self.samples_per_frame / self.rate
+        )
+        with self._bar(source) as bar:
+            for block in chain(stream_audio(source, self.rate, block_seconds=BLOCK_SECONDS), [None]):
+                for utterance in cutter.finish() if block is None else cutter.push(block):
+                    said = self.whole({"array": utterance.samples, "sampling_rate": self.rate})
+                    words += later(said.words, utterance.start / self.rate)
+                heard += 0 if block is None else len(block)
+                bar.update(round(heard / self.rate) - bar.n)
+        return Transcript(" ".join(word.text for word in words), tuple(words), heard / self.rate)
 
     def _with_lm(self, source: Source, decoder: BeamSearchDecoder) -> Transcript:
         stream, seconds = decoder.stream(hotwords=self.hotwords), 0.0
@@ -273,7 +329,7 @@ class CTCRecognizer:
         chunks = chunked(stream_audio(source, self.rate), size=size, step=size - 2 * margin)
         with self._bar(source) as bar:
             for batch in in_batches(chunks, self.batch_size):
-                for chunk, log_probs in zip(batch, self._forward([chunk.samples for chunk in batch]), strict=True):
+                for chunk, log_probs in zip(batch, self.forward([chunk.samples for chunk in batch]), strict=True):
                     first = 0 if chunk.start == 0 else self.stride
                     end = None if chunk.is_last else self.chunk - self.stride
                     seconds = (chunk.start + len(chunk.samples) - (0 if chunk.is_last else margin)) / self.rate
@@ -281,7 +337,7 @@ class CTCRecognizer:
                     yield log_probs[first:end], seconds
 
     @torch.inference_mode()
-    def _forward(self, clips: Sequence[np.ndarray]) -> np.ndarray:
+    def forward(self, clips: Sequence[np.ndarray]) -> np.ndarray:
         """Log-probabilities (B, T, V) of clips of one length."""
         shortest = round(SHORTEST_SECONDS * self.rate)
         clips = [np.pad(clip, (0, max(0, shortest - len(clip)))) for clip in clips]

@@ -1,5 +1,6 @@
 import importlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -7,10 +8,13 @@ import soundfile
 import torch
 from transformers import AutoFeatureExtractor, AutoModelForCTC, pipeline
 
-from hfaudio.audio.io import AudioError
+from hfaudio.audio.io import AudioError, load_audio
+from hfaudio.data.bundled import path
+from hfaudio.data.datasets import DataArguments, load_split
 from hfaudio.decoding.greedy import GreedyPath, greedy_search
 from hfaudio.inference import Transcriber, transcribe
 from hfaudio.inference.transcribe import Chunk, chunked, in_batches, path_words
+from hfaudio.metrics import word_error_rate
 
 RATE = 16_000
 
@@ -228,3 +232,33 @@ def test_hotwords_of_a_transcriber(lm_folder: Path, lstm_folder: Path, noise: np
         quiet(lstm_folder, hotwords=["sang"])
     with pytest.raises(ValueError, match="hotwords need"):
         quiet(lm_folder, hotwords=["sang"], language_model=False)
+
+
+def test_a_recording_is_cut_at_its_pauses() -> None:
+    """Prompts behind each other: in chunks their LM takes several for one sentence."""
+    rows = load_split(DataArguments(), "test")
+    chosen = [rows[7 * number] for number in range(8)]
+    silence = np.zeros(8_000, np.float32)
+    samples = np.concatenate([part for row in chosen for part in (load_audio(row["audio"]), silence)])
+    source, text = {"array": samples, "sampling_rate": 16_000}, " ".join(row["text"] for row in chosen)
+    options: dict[str, Any] = {"device": "cpu", "progress": False}
+    at_pauses = Transcriber(path("asr"), pause_seconds=0.5, **options)(source)
+    in_chunks = Transcriber(path("asr"), **options)(source)
+    rates = [word_error_rate([text], [found.text]).value for found in (at_pauses, in_chunks)]
+    assert rates[0] < 0.05 < rates[1]
+    assert at_pauses.seconds == in_chunks.seconds
+    ends = np.cumsum([len(load_audio(row["audio"])) + len(silence) for row in chosen]) / 16_000
+    last_words = np.cumsum([len(row["text"].split()) for row in chosen]) - 1
+    assert all(at_pauses.words[word].end <= end for word, end in zip(last_words[:3], ends, strict=False))
+
+
+def test_another_way_of_decoding_shares_the_weights() -> None:
+    transcriber = Transcriber(path("asr"), device="cpu", progress=False)
+    greedy = transcriber.with_decoding(language_model=False)
+    assert transcriber.has_language_model and not greedy.has_language_model
+    assert greedy.recognizer.model is transcriber.recognizer.model
+    narrow = transcriber.with_decoding(beam_width=1, hotwords={"abc": 5.0})
+    assert narrow.recognizer.decoder.settings.beam_width == 1 and narrow.recognizer.hotwords == {"abc": 5.0}
+    assert transcriber.recognizer.decoder.settings.beam_width > 1 and transcriber.recognizer.hotwords is None
+    with pytest.raises(ValueError, match="need a model with a language_model/"):
+        greedy.with_decoding(hotwords=["abc"])
