@@ -12,7 +12,7 @@ quickstart: $(VENV)/.installed  ## install, then train and score a recogniser on
 	$(BIN)/accelerate launch recipes/asr_ctc.py
 
 test: $(VENV)/.installed-dev  ## install with the dev extra, then run the whole test suite
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist loadfile
 
 check: $(VENV)/.installed-dev  ## ruff and mypy
 	$(BIN)/ruff check .

@@ -2,6 +2,7 @@
 
 import importlib.util
 import io
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,10 @@ import pyarrow.parquet as pq
 import pytest
 import soundfile
 import torch
+
+# The models here are tiny, and pytest-xdist runs as many tests at once as there are processors.
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # of processes that tests start
+torch.set_num_threads(1)
 
 LETTERS = "abcde"
 RATE = 16_000
