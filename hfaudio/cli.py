@@ -5,7 +5,10 @@ in the command.
 """
 
 import argparse
+import importlib.util
+import signal
 import sys
+import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -51,6 +54,16 @@ SAMPLING_OPTIONS: dict[str, dict[str, Any]] = {
     "top_p": {"type": float, "help": "draw from the likeliest codes with this share together; 1 is all (1)"},
 }
 
+# Options of `hfaudio demo` that are fields of `Limits`.
+LIMIT_OPTIONS: dict[str, dict[str, Any]] = {
+    "file_mb": {"type": float, "help": "largest upload (100)"},
+    "file_minutes": {"type": float, "help": "longest recording (60)"},
+    "live_minutes": {"type": float, "help": "longest live session and recording of the microphone (30)"},
+    "music_seconds": {"type": float, "help": "longest clip of music (30)"},
+    "queue_size": {"type": int, "help": "requests that wait; more are refused (40)"},
+    "keep_minutes": {"type": float, "help": "after which uploads and results are deleted (60)"},
+}
+
 # Those of `hfaudio doctor`, which reads all splits and limits rows itself.
 DOCTOR_OPTIONS: dict[str, dict[str, Any]] = {
     **{name: option for name, option in DATA_OPTIONS.items() if name != "max_eval_examples"},
@@ -87,6 +100,9 @@ def build_parser() -> argparse.ArgumentParser:
     command.add_argument("--hotwords", nargs="+", metavar="PHRASE", help="words or phrases that are likely to occur")
     command.add_argument("--chunk_seconds", type=float, default=20.0, help="what a CTC model reads at once (20)")
     command.add_argument("--stride_seconds", type=float, default=3.0, help="context at both ends of a chunk (3)")
+    command.add_argument(
+        "--pause_seconds", type=float, help="read a CTC model's recordings cut at such pauses, not in chunks (0.5 ...)"
+    )
     command.add_argument("--batch_size", type=int, default=4, help="chunks or windows read together (4)")
     for name, option in LONG_FORM_OPTIONS.items():
         command.add_argument(f"--{name}", default=argparse.SUPPRESS, **option)
@@ -132,6 +148,14 @@ def build_parser() -> argparse.ArgumentParser:
     command.set_defaults(run=run_generate)
     add_generate_options(command)
 
+    command = commands.add_parser("publish", help="check a model folder, write its card and push it to the Hub")
+    command.set_defaults(run=run_publish)
+    add_publish_options(command)
+
+    command = commands.add_parser("demo", help="a page for captions, live captions and text to music")
+    command.set_defaults(run=run_demo)
+    add_demo_options(command)
+
     command = commands.add_parser("codec", help="recordings to code files and back by a neural codec")
     add_codec_commands(command.add_subparsers(dest="codec_command", required=True, metavar="COMMAND"))
 
@@ -157,6 +181,37 @@ def add_generate_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("--batch_size", type=int, default=8, help="clips generated together (8)")
     command.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1 ... (cpu)")
     for name, option in SAMPLING_OPTIONS.items():
+        command.add_argument(f"--{name}", default=argparse.SUPPRESS, **option)
+
+
+def add_publish_options(command: argparse.ArgumentParser) -> None:
+    command.add_argument("folder", metavar="FOLDER", type=Path, help="what a recipe left: a model or an adapter")
+    command.add_argument("repo_id", metavar="USER/NAME", help="repository, made if it is not there")
+    command.add_argument("--revision", help="branch, made if it is not there (main)")
+    command.add_argument("--private", action="store_true", default=None, help="if the repository is made")
+    command.add_argument("--create_pr", action="store_true", help="open a pull request instead")
+    command.add_argument("--base_model", metavar="USER/NAME", help="of an adapter: where others find its base")
+    command.add_argument("--license", help="of the model, such as apache-2.0 (that of the base, where it is known)")
+    choice = command.add_mutually_exclusive_group()
+    choice.add_argument("--clips", type=Path, nargs="+", metavar="FILE", help="recordings to check with (bundled)")
+    choice.add_argument("--prompts", nargs="+", metavar="TEXT", help="texts to check with")
+    command.add_argument("--dry_run", action="store_true", help="check, write the card and show what would be pushed")
+
+
+def add_demo_options(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--asr", default="bundled", help="speech model: folder or Hub id, 'bundled', 'none'")
+    command.add_argument("--music", default="bundled", help="MusicGen: folder or Hub id, 'bundled', 'none'")
+    command.add_argument("--describe", help="model that describes sounds, of recipes/asr_seq2seq.py --target caption")
+    command.add_argument(
+        "--adapter", metavar="NAME=FOLDER", action="append", default=[], help="of the music model; may be repeated"
+    )
+    command.add_argument("--device", help="cpu, cuda, cuda:1 ... (the accelerator, if there is one)")
+    command.add_argument("--trust_remote_code", action="store_true", help="run code that a model's folder brings")
+    command.add_argument("--port", type=int, help="(7860, or the next one that is free)")
+    command.add_argument("--host", help="0.0.0.0 lets other machines in (127.0.0.1)")
+    command.add_argument("--share", action="store_true", help="a public address for 72 hours, by a server of Gradio's")
+    command.add_argument("--auth", metavar="USER:PASSWORD", help="ask for a login")
+    for name, option in LIMIT_OPTIONS.items():
         command.add_argument(f"--{name}", default=argparse.SUPPRESS, **option)
 
 
@@ -290,6 +345,7 @@ def run_transcribe(arguments: argparse.Namespace) -> int:
         hotwords=arguments.hotwords,
         chunk_seconds=arguments.chunk_seconds,
         stride_seconds=arguments.stride_seconds,
+        pause_seconds=arguments.pause_seconds,
         batch_size=arguments.batch_size,
         long_form=LongFormSettings(**given, batch_size=arguments.batch_size) if given else None,
     )
@@ -470,6 +526,71 @@ def numbered(output: Path, count: int) -> list[Path]:
     if count == 1:
         return [output]
     return [output.with_stem(f"{output.stem}-{number}") for number in range(1, count + 1)]
+
+
+def run_publish(arguments: argparse.Namespace) -> int:
+    """Check, card and push; what was pushed to standard output."""
+    if missing := [file for file in arguments.clips or [] if not file.is_file()]:
+        raise ValueError(f"there is no file {', '.join(map(str, missing))}; check the path")
+    quiet_transformers()
+    import logging
+
+    logging.basicConfig(format="%(message)s")
+    logging.getLogger("hfaudio").setLevel(logging.INFO)  # what was compared
+    from hfaudio.hub.publish import publish
+
+    published = publish(
+        arguments.folder,
+        arguments.repo_id,
+        inputs=arguments.clips or arguments.prompts,
+        revision=arguments.revision,
+        private=arguments.private,
+        create_pr=arguments.create_pr,
+        base_model=arguments.base_model,
+        license=arguments.license,
+        dry_run=arguments.dry_run,
+    )
+    for file in published.files:
+        print(f"{(arguments.folder / file).stat().st_size:12,d}  {file}")
+    if published.commit is None:
+        print(f"{published.size:12,d}  bytes would be pushed to {arguments.repo_id}; nothing was")
+    else:
+        print(f"{published.size:12,d}  bytes in {published.commit.pr_url or published.commit.commit_url}")
+    return 0
+
+
+def run_demo(arguments: argparse.Namespace) -> int:
+    """Serve the page until it is interrupted, or write it as a Space."""
+    adapters = dict(adapter.partition("=")[::2] for adapter in arguments.adapter)
+    if incomplete := [name for name, folder in adapters.items() if not (name and folder)]:
+        raise ValueError(f"--adapter {incomplete[0]}: give a name and a folder, as --adapter folk=output/folk/adapter")
+    user, _, password = (arguments.auth or "").partition(":")
+    if arguments.auth and not (user and password):
+        raise ValueError("--auth needs a name and a password, as --auth me:secret")
+    if importlib.util.find_spec("gradio") is None:
+        raise ValueError("the demo needs Gradio: pip install 'hfaudio[demo]'")
+    quiet_transformers()
+    from hfaudio.demo.app import served
+    from hfaudio.demo.settings import DemoSettings, Limits
+
+    settings = DemoSettings(
+        asr=None if arguments.asr == "none" else arguments.asr,
+        music=None if arguments.music == "none" else arguments.music,
+        describe=arguments.describe,
+        adapters=adapters,
+        device=arguments.device,
+        trust_remote_code=arguments.trust_remote_code,
+        limits=Limits(**{name: getattr(arguments, name) for name in LIMIT_OPTIONS if hasattr(arguments, name)}),
+    )
+    where = {"server_port": arguments.port, "server_name": arguments.host, "share": arguments.share}
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # service managers end it so; files go all the same
+    with served(settings, auth=(user, password) if arguments.auth else None, **where) as address:
+        print(f"The demo is at {address} (Ctrl+C ends it)", flush=True)
+        try:
+            threading.Event().wait()
+        except KeyboardInterrupt:
+            print("The demo has ended; uploads and results are deleted.")
+    return 0
 
 
 def run_codec_encode(arguments: argparse.Namespace) -> int:

@@ -27,6 +27,7 @@ from hfaudio.audio.augment import Augment, AugmentArguments
 from hfaudio.data.collate import CTCCollator
 from hfaudio.data.datasets import DataArguments, RowCheck, check_rows, known_rows, load_splits, training_texts
 from hfaudio.data.examples import ExampleEncoder, SpeechExamples, SpeechStream
+from hfaudio.hub.publish import publish_run
 from hfaudio.metrics.error_rate import ErrorRate
 from hfaudio.metrics.results import split_rates
 from hfaudio.models.frames import FrameCount
@@ -175,7 +176,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     if not is_main:
         return {}
     carry_code(output_dir)
-    return write_report(
+    results = write_report(
         output_dir,
         metrics,
         worst=worst,
@@ -183,11 +184,15 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
         seed=args.seed,
         seconds=time.time() - start,
         processes=args.world_size,
+        base_model=None if model_args.model == "lstm" else model_args.model,
+        dataset=data_args.dataset,
         language=data_args.language,
         skipped=skipped,
         **training_facts(trainer.model),
         **(decoding.facts if decoding else {}),
     )
+    publish_run(args, output_dir, model=trainer.model, inputs=examples["validation"].rows["audio"][:3])
+    return results
 
 
 if __name__ == "__main__":

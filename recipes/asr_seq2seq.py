@@ -24,6 +24,7 @@ from hfaudio.audio.augment import Augment, AugmentArguments
 from hfaudio.data.collate import Seq2SeqCollator
 from hfaudio.data.datasets import DataArguments, RowCheck, check_rows, known_rows, load_splits, training_texts
 from hfaudio.data.examples import ExampleEncoder, SpeechExamples, SpeechStream, by_length, random_rows
+from hfaudio.hub.publish import publish_run
 from hfaudio.models.seq2seq import decoder_positions
 from hfaudio.training.adapters import (
     AdapterArguments,
@@ -191,7 +192,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     after = ask(trainer.model, processor, probes, **asked)
     forgetting = ForgettingReport(before, after, normalizer=model_args.score_normalizer, seed=args.seed)
     (output_dir / "forgetting.md").write_text(forgetting.table(), encoding="utf-8")
-    return write_report(
+    results = write_report(
         output_dir,
         metrics | forgetting.metrics(),
         worst=worst,
@@ -199,10 +200,14 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
         seed=args.seed,
         seconds=time.time() - start,
         processes=args.world_size,
+        base_model=None if model_args.model == "new" else model_args.model,
+        dataset=data_args.dataset,
         language=data_args.language,
         skipped=skipped,
         **training_facts(trainer.model),
     )
+    publish_run(args, output_dir, model=trainer.model, inputs=examples["validation"].rows["audio"][:3])
+    return results
 
 
 if __name__ == "__main__":

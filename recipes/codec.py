@@ -30,6 +30,7 @@ from hfaudio.data.crops import CropEncoder, CropExamples, stack_crops
 from hfaudio.data.datasets import DataArguments, RowCheck, check_rows, known_rows, load_splits
 from hfaudio.data.examples import SpeechStream, random_rows
 from hfaudio.data.loader import BatchLoader
+from hfaudio.hub.publish import publish_run
 from hfaudio.metrics.results import Mean, command_line, result_line, write_results
 from hfaudio.models.codec_losses import LossBalancer, SpectralLoss
 from hfaudio.models.discriminator import (
@@ -231,7 +232,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     plot_history(history, output_dir / "curves.png", CODEC_PANELS)
     for name, result in metrics.items():
         logger.info("%s %s", name, result_line(result))
-    return write_results(
+    results = write_results(
         output_dir / "metrics.json",
         metrics,
         seed=args.seed,
@@ -242,6 +243,9 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
         skipped=skipped,
         steps=args.max_steps,
     )
+    examples = [{"array": clip.cpu().numpy(), "sampling_rate": rate} for clip in clips[:3]]
+    publish_run(args, output_dir, model=stock, inputs=examples)
+    return results
 
 
 def first_crops(loader: BatchLoader, count: int) -> Tensor:

@@ -32,6 +32,7 @@ from hfaudio.data.collate import MusicCollator
 from hfaudio.data.crops import CropEncoder, CropExamples
 from hfaudio.data.datasets import DataArguments, RowCheck, check_rows, known_rows, load_splits
 from hfaudio.data.examples import SpeechStream
+from hfaudio.hub.publish import publish_run
 from hfaudio.inference.generate import MusicGenerator
 from hfaudio.metrics.results import command_line, result_line, write_results
 from hfaudio.models.musicgen import check_conditions, window_frames
@@ -129,6 +130,10 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
         args.per_device_train_batch_size = plan.batch_size
         args.gradient_accumulation_steps *= plan.gradient_accumulation_steps
         args.gradient_checkpointing = plan.gradient_checkpointing
+    if args.save_halves and adapter_args.adapter != "none":
+        raise ValueError("--save_halves writes all weights as float16; leave it out with --adapter")
+    if args.adapter_heads and adapter_args.adapter == "none":
+        raise ValueError("--adapter_heads is of --adapter lora; leave it out, or name an adapter")
     if args.learning_rate is None:
         args.learning_rate = 1e-3 if model_args.model == "new" or adapter_args.adapter != "none" else 1e-5
 
@@ -217,7 +222,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     # Results of the best checkpoint on whole splits.
     output_dir = Path(args.output_dir)
     save_trained(trainer, adapter_args, processor, output_dir, trainer.model_inputs(collator([watched[0]])))
-    if args.save_halves and trainer.is_world_process_zero() and adapter_args.adapter == "none":
+    if args.save_halves and trainer.is_world_process_zero():
         save_halves(trainer.accelerator.unwrap_model(trainer.model), output_dir)
     metrics: dict[str, Any] = {}
     for name in ("validation", "test"):
@@ -229,17 +234,20 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     plot_history(trainer.state.log_history, output_dir / "curves.png", MUSIC_PANELS)
     for name, result in metrics.items():
         logger.info("%s %s", name, result_line(result))
-    return write_results(
+    results = write_results(
         output_dir / "metrics.json",
         metrics,
         seed=args.seed,
         seconds=time.time() - start,
         command=command_line(),
+        base_model=None if model_args.model == "new" else model_args.model,
         dataset=data_args.dataset,
         processes=args.world_size,
         skipped=skipped,
         **training_facts(trainer.model),
     )
+    publish_run(args, output_dir, model=trainer.model, inputs=prompts[:3])
+    return results
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ from transformers import Trainer, set_seed
 import hfaudio.auto  # noqa: F401, our folders open below
 from hfaudio.data.datasets import DataArguments
 from hfaudio.decoding.rescore import NeuralRescorer, longest_text
+from hfaudio.hub.publish import publish_run
 from hfaudio.processing.remote_code import carry_code
 from hfaudio.training.arguments import AudioTrainingArguments, parse_arguments
 from hfaudio.training.callbacks import LastStepCallback
@@ -88,7 +89,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
             metrics[f"{name}/perplexity"] = perplexity(scorer(texts[name]), texts[name], seed=args.seed)
     for name, entry in metrics.items():
         logger.info("%s %.2f per word (n = %d sentences)", name, entry["value"], entry["n"])
-    return write_perplexities(
+    results = write_perplexities(
         Path(args.output_dir) / "metrics.json",
         metrics,
         seed=args.seed,
@@ -97,6 +98,8 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
         model=lm_args.model,
         unit=lm_args.unit,
     )
+    publish_run(args, Path(args.output_dir), model=trainer.model, inputs=texts["validation"][:3])
+    return results
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ LAYERS = [
     {"decoding", "metrics", "models"},
     {"processing", "data"},
     {"training", "hub", "inference"},
+    {"demo"},
     {"cli"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}

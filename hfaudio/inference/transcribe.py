@@ -250,7 +250,7 @@ class CTCRecognizer:
         hotwords: Hotwords | None = None,
         chunk_seconds: float,
         stride_seconds: float,
-        pause_seconds: float | None,
+        pause_seconds: float | None = None,
         batch_size: int,
         progress: bool,
     ) -> None:

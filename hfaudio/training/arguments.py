@@ -109,6 +109,7 @@ class AudioTrainingArguments(TrainingArguments):
     resume_from_checkpoint: str | None = field(
         default=None, metadata={"help": "A checkpoint folder, or 'last' for the newest one in output_dir."}
     )
+    push_result: bool = field(init=False, default=False)  # what --push_to_hub asks for
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -132,8 +133,6 @@ class AudioTrainingArguments(TrainingArguments):
             raise ValueError("--dataloader_drop_last would drop examples; batches are dealt out evenly, leave it out")
         if self.batch_seconds is not None and not self.batch_seconds > 0:
             raise ValueError(f"--batch_seconds must be above 0; got {self.batch_seconds:g}")
-        if self.push_to_hub:
-            raise ValueError(
-                "--push_to_hub would push checkpoints without the code and results that belong to them; "
-                f"push the finished folder: hf upload user/name {folder}"
-            )
+        # The Trainer would push checkpoints without the code, language model and results that belong to them: the
+        # finished folder is pushed by `hfaudio.hub.publish`, checked.
+        self.push_result, self.push_to_hub = self.push_to_hub, False

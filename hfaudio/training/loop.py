@@ -49,8 +49,14 @@ class LoopArguments:
     resume_from_checkpoint: str | None = field(
         default=None, metadata={"help": "A checkpoint folder, or 'last' for the newest one in output_dir."}
     )
+    push_to_hub: bool = field(default=False, metadata={"help": "Push the result, once it is checked."})
+    hub_model_id: str | None = field(default=None, metadata={"help": "user/name (the output folder's name)."})
+    hub_private_repo: bool | None = field(default=None, metadata={"help": "Of a repository that is made."})
+    hub_revision: str | None = field(default=None, metadata={"help": "Branch to push to."})
+    hub_token: str | None = field(default=None, metadata={"help": "Token of the Hub (that of hf auth login)."})
 
     def __post_init__(self) -> None:
+        self.push_result = self.push_to_hub
         for name in ("max_steps", "per_device_train_batch_size", "logging_steps", "eval_steps", "save_steps"):
             if getattr(self, name) < 1:
                 raise ValueError(f"--{name} must be at least 1; got {getattr(self, name)}")

@@ -9,7 +9,7 @@ import torch
 from transformers import AutoFeatureExtractor, AutoModelForCTC, pipeline
 
 from hfaudio.audio.io import AudioError, load_audio
-from hfaudio.data.bundled import path
+from hfaudio.data import bundled
 from hfaudio.data.datasets import DataArguments, load_split
 from hfaudio.decoding.greedy import GreedyPath, greedy_search
 from hfaudio.inference import Transcriber, transcribe
@@ -242,8 +242,8 @@ def test_a_recording_is_cut_at_its_pauses() -> None:
     samples = np.concatenate([part for row in chosen for part in (load_audio(row["audio"]), silence)])
     source, text = {"array": samples, "sampling_rate": 16_000}, " ".join(row["text"] for row in chosen)
     options: dict[str, Any] = {"device": "cpu", "progress": False}
-    at_pauses = Transcriber(path("asr"), pause_seconds=0.5, **options)(source)
-    in_chunks = Transcriber(path("asr"), **options)(source)
+    at_pauses = Transcriber(bundled.path("asr"), pause_seconds=0.5, **options)(source)
+    in_chunks = Transcriber(bundled.path("asr"), **options)(source)
     rates = [word_error_rate([text], [found.text]).value for found in (at_pauses, in_chunks)]
     assert rates[0] < 0.05 < rates[1]
     assert at_pauses.seconds == in_chunks.seconds
@@ -253,7 +253,7 @@ def test_a_recording_is_cut_at_its_pauses() -> None:
 
 
 def test_another_way_of_decoding_shares_the_weights() -> None:
-    transcriber = Transcriber(path("asr"), device="cpu", progress=False)
+    transcriber = Transcriber(bundled.path("asr"), device="cpu", progress=False)
     greedy = transcriber.with_decoding(language_model=False)
     assert transcriber.has_language_model and not greedy.has_language_model
     assert greedy.recognizer.model is transcriber.recognizer.model

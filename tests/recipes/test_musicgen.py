@@ -102,6 +102,8 @@ def test_audio_is_encoded_on_the_fly(recipe: ModuleType, tmp_path: Path, options
         (["--caption_style", "prompts"], "needs some of the --fact_columns"),
         (["--num_codebooks", "9"], "the codec has 8"),
         (["--memory_gb", "0.001"], "--memory_gb 0.001 is too little"),
+        (["--adapter_heads", "True"], "name an adapter"),
+        (["--adapter", "lora", "--save_halves", "True"], "leave it out with --adapter"),
     ],
 )
 def test_mistakes_are_said_before_training(

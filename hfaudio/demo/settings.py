@@ -1,0 +1,130 @@
+"""What the demo shows, what it allows, and the models that its users share."""
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Generic, TypeVar
+
+import gradio as gr
+import numpy as np
+
+from hfaudio.audio.io import AudioError, audio_info, load_audio
+from hfaudio.data.bundled import place_of
+from hfaudio.inference.generate import MusicGenerator
+from hfaudio.inference.transcribe import Transcriber
+
+T = TypeVar("T")
+
+PAUSE_SECONDS = 0.5  # at which CTC models cut what is said
+SPEECH_RATE = 16_000  # Hz, of recordings that are kept in memory
+
+# What the page offers to choose; what a file holds is found out from its first bytes.
+MEDIA_TYPES = [".wav", ".flac", ".ogg", ".opus", ".mp3", ".m4a", ".aac", ".mp4", ".mov", ".webm", ".mkv"]
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one request may ask for."""
+
+    file_mb: float = 100.0
+    file_minutes: float = 60.0
+    live_minutes: float = 30.0
+    prompt_chars: int = 300
+    music_seconds: float = 30.0
+    variants: int = 4
+    queue_size: int = 40  # requests that wait; a further one is told that the queue is full
+    keep_minutes: float = 60.0  # uploads and results are deleted after that, and when the demo ends
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if not value > 0:
+                raise ValueError(f"{name} must be above 0, got {value}")
+
+
+@dataclass(frozen=True)
+class DemoSettings:
+    """Models are folders, Hub ids or "bundled"; None leaves the tabs of a model out."""
+
+    asr: str | None = "bundled"
+    music: str | None = "bundled"
+    describe: str | None = None  # a model trained by recipes/asr_seq2seq.py --target caption
+    adapters: dict[str, str] = field(default_factory=dict)  # of the music model: name -> folder or Hub id
+    device: str | None = None  # the accelerator where there is one
+    trust_remote_code: bool = False
+    limits: Limits = Limits()
+
+    def __post_init__(self) -> None:
+        if not (self.asr or self.music or self.describe):
+            raise ValueError("the demo has no model: give asr, music or describe, such as 'bundled'")
+        if self.adapters and not self.music:
+            raise ValueError("adapters are of the music model, and there is none; give music as well")
+
+
+class Opened(Generic[T]):
+    """A model that is opened when it is first called, by whoever is first, and shared from then on."""
+
+    def __init__(self, open_model: Callable[[], T]) -> None:
+        self._open = open_model
+        self._lock = threading.Lock()
+        self._model: T | None = None
+
+    @property
+    def is_open(self) -> bool:
+        return self._model is not None
+
+    def __call__(self) -> T:
+        with self._lock:
+            if self._model is None:
+                self._model = self._open()
+            return self._model
+
+
+def speech_model(settings: DemoSettings, model: str) -> Opened[Transcriber]:
+    """The recogniser of a folder, Hub id or "bundled"."""
+    return Opened(
+        lambda: Transcriber(
+            place_of(model, "asr"),
+            device=settings.device,
+            trust_remote_code=settings.trust_remote_code,
+            pause_seconds=PAUSE_SECONDS,
+        )
+    )
+
+
+def music_model(settings: DemoSettings, model: str, adapter: str | None) -> Opened[MusicGenerator]:
+    return Opened(lambda: MusicGenerator(model, adapter=adapter, device=settings.device or "cpu"))
+
+
+def check_recording(path: str | Path, limits: Limits) -> float:
+    """Seconds of a recording that is short enough; gradio.Error says what is wrong with another."""
+    try:
+        seconds = audio_info(path).seconds
+    except AudioError as error:
+        raise readable(error) from error
+    if seconds > 60 * limits.file_minutes:
+        raise gr.Error(
+            f"The recording lasts {seconds / 60:.0f} minutes, at most {limits.file_minutes:g} are allowed here. "
+            "Cut it into parts."
+        )
+    return seconds
+
+
+def readable(error: Exception) -> gr.Error:
+    """What a user is told: the detail of an unreadable file without its place on the server."""
+    if isinstance(error, AudioError):
+        return gr.Error(f"This file cannot be read ({error.reason}): {error.detail}.", title="Not readable")
+    return gr.Error(str(error))
+
+
+def take_recording(path: str | Path, limits: Limits) -> np.ndarray:
+    """Samples (N,) at 16 kHz of what a microphone recorded; its file is deleted, whether it can be read or not."""
+    try:
+        seconds = audio_info(path).seconds
+        if seconds > 60 * limits.live_minutes:
+            raise gr.Error(f"The recording lasts {seconds / 60:.0f} minutes, the limit is {limits.live_minutes:g}.")
+        return load_audio(path, SPEECH_RATE)
+    except AudioError as error:
+        raise readable(error) from error
+    finally:
+        Path(path).unlink(missing_ok=True)

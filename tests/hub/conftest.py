@@ -1,0 +1,48 @@
+"""A Hub of our own, and child processes that talk to it as they would to the real one."""
+
+import importlib.util
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+
+def open_double() -> ModuleType:
+    """tests/hub/double.py; tests are no package, so it is not imported by name."""
+    spec = importlib.util.spec_from_file_location("hub_double", Path(__file__).with_name("double.py"))
+    assert spec is not None and spec.loader is not None
+    module = sys.modules["hub_double"] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="session")
+def hub_double() -> ModuleType:
+    """The module tests/hub/double.py."""
+    return open_double()
+
+
+@pytest.fixture
+def hub(hub_double: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """An empty Hub (`HubDouble`)."""
+    with hub_double.HubDouble(tmp_path_factory.mktemp("hub")) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="session")
+def run_child(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Any]:
+    """Runs a program in a process and a folder of its own; what it writes as JSON into the file `sys.argv[1]`."""
+
+    def run(program: str, environment: dict[str, str], *arguments: Any, python: str = sys.executable) -> Any:
+        folder = tmp_path_factory.mktemp("child")
+        command = [python, "-c", program, "written.json", *map(str, arguments)]
+        child = subprocess.run(command, env=environment, cwd=folder, capture_output=True, text=True)
+        assert child.returncode == 0, child.stderr[-8000:]
+        return json.loads((folder / "written.json").read_text(encoding="utf-8"))
+
+    return run
