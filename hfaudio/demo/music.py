@@ -54,31 +54,36 @@ class Wish:
     seed: int
     adapter: str
     continue_from: str | None = None  # a file that gradio holds, or one of ours
-    melody: str | None = None
 
     @classmethod
     def checked(
-        cls, settings: DemoSettings, generators: Generators, prompt: str, seconds: float, *rest: Any
+        cls,
+        settings: DemoSettings,
+        generators: Generators,
+        prompt: str,
+        seconds: float,
+        guidance_scale: float,
+        temperature: float,
+        seed: float | None,
+        adapter: str | None,
+        continue_from: str | None = None,
     ) -> "Wish":
         """Of values that came from a page or a program; a seed below 0 is drawn."""
-        limits = settings.limits
-        guidance_scale, temperature, seed, adapter, *files = rest
+        limits, adapter = settings.limits, adapter or ""
         if not prompt.strip():
             raise gr.Error("The prompt is empty; say what is to be heard, such as 'slow flute tune in d minor'.")
         if len(prompt) > limits.prompt_chars:
             raise gr.Error(f"The prompt has {len(prompt)} characters, at most {limits.prompt_chars} are allowed.")
         if not 0 < seconds <= limits.music_seconds:
             raise gr.Error(f"The length must be above 0 and at most {limits.music_seconds:g} s, got {seconds:g}.")
-        if (adapter or "") not in generators:
+        if adapter not in generators:
             raise gr.Error(
                 f"There is no adapter {adapter!r}; there are {', '.join(filter(None, generators)) or 'none'}."
             )
-        seed = random.randint(0, LARGEST_SEED) if seed is None or seed < 0 else int(seed)
-        for file in filter(None, files):
-            check_recording(file, limits)
-        return cls(
-            prompt.strip(), float(seconds), float(guidance_scale), float(temperature), seed, adapter or "", *files
-        )
+        if continue_from is not None:
+            check_recording(continue_from, limits)
+        drawn = random.randint(0, LARGEST_SEED) if seed is None or seed < 0 else int(seed)
+        return cls(prompt.strip(), seconds, guidance_scale, temperature, drawn, adapter, continue_from)
 
 
 @dataclass(frozen=True)
@@ -101,7 +106,6 @@ def pieces(generator: MusicGenerator, wish: Wish) -> Iterator[np.ndarray]:
             sampling=Sampling(guidance_scale=wish.guidance_scale, temperature=wish.temperature),
             chunk_seconds=PIECE_SECONDS,
             continue_from=wish.continue_from,
-            melody=wish.melody,
         )
     except AudioError as error:
         raise readable(error) from error
@@ -170,7 +174,7 @@ def music_tab(settings: DemoSettings, generators: Generators, folder: Path) -> N
                 start = gr.Audio(label="Recording to continue", sources=["upload"], type="filepath", editable=False)
         with gr.Column(scale=3, min_width=280):
             live = gr.Audio(
-                label="While it is generated", streaming=True, autoplay=True, visible=CAN_STREAM, interactive=False
+                label="While it is generated", streaming=True, autoplay=True, visible=False, interactive=False
             )
             line = gr.HTML(EMPTY, elem_id="music-facts")
             results = [_result(number) for number in range(limits.variants)]
@@ -191,6 +195,8 @@ def music_tab(settings: DemoSettings, generators: Generators, folder: Path) -> N
         generator = opening(generators[first.adapter], progress)
         hidden = [update for result in results for update in result.hidden()]
         clips: list[Clip] = []
+        if CAN_STREAM:  # shown from now on; an empty player is nothing to look at
+            yield [gr.Audio(visible=True), *([gr.skip()] * (1 + len(hidden)))]
         for number in range(int(min(count, limits.variants))):
             wish = replace(first, seed=(first.seed + number) % (LARGEST_SEED + 1))
             begin, parts = time.perf_counter(), []
@@ -386,7 +392,13 @@ class _Result:
 def _result(number: int, name: str = "music") -> _Result:
     place = f"{name}-{number + 1}"
     with gr.Column(visible=False, elem_id=place) as box:
-        audio = gr.Audio(label="Clip", interactive=False, type="filepath", elem_id=f"{place}-audio")
+        audio = gr.Audio(
+            label="Clip",
+            interactive=False,
+            type="filepath",
+            waveform_options={"waveform_color": "#94a3b8", "waveform_progress_color": "#0f766e"},
+            elem_id=f"{place}-audio",
+        )
         picture = gr.HTML("")
         with gr.Row():
             wav = gr.DownloadButton("WAV", size="sm", min_width=60, elem_id=f"{place}-wav")

@@ -11,8 +11,9 @@ import numpy as np
 
 from hfaudio.audio.io import AudioError, audio_info, load_audio
 from hfaudio.data.bundled import place_of
+from hfaudio.decoding.beam import BeamSearchDecoder
 from hfaudio.inference.generate import MusicGenerator
-from hfaudio.inference.transcribe import Transcriber
+from hfaudio.inference.transcribe import CTCRecognizer, Transcriber
 
 T = TypeVar("T")
 
@@ -82,14 +83,29 @@ class Opened(Generic[T]):
 
 def speech_model(settings: DemoSettings, model: str) -> Opened[Transcriber]:
     """The recogniser of a folder, Hub id or "bundled"."""
-    return Opened(
-        lambda: Transcriber(
+
+    def open_model() -> Transcriber:
+        transcriber = Transcriber(
             place_of(model, "asr"),
             device=settings.device,
             trust_remote_code=settings.trust_remote_code,
             pause_seconds=PAUSE_SECONDS,
         )
-    )
+        if isinstance(transcriber.recognizer, CTCRecognizer) and transcriber.recognizer.decoder is not None:
+            warm_up(transcriber.recognizer.decoder)
+        return transcriber
+
+    return Opened(open_model)
+
+
+def warm_up(decoder: BeamSearchDecoder) -> None:
+    """Compile the search, which takes 11 s in an environment that never did, before somebody waits for a text."""
+    frame = np.full((1, len(decoder.labels)), -np.log(len(decoder.labels)), np.float32)
+    stream = decoder.stream()
+    stream.push(frame)
+    stream.peek(frame)
+    stream.finish()
+    decoder.decode(frame)
 
 
 def music_model(settings: DemoSettings, model: str, adapter: str | None) -> Opened[MusicGenerator]:

@@ -1,7 +1,7 @@
 """Model cards from what a run leaves: README.md with its results for readers and for the Hub.
 
 What nobody has recorded is left out. Text between `<!-- hfaudio:keep -->` and `<!-- /hfaudio:keep -->` is a person's:
-a card that is written anew has it at the end of the same section. So do title, licence, languages and tags.
+a card that is written anew has it at the end of the same section. Title, licence, languages and tags stay as well.
 """
 
 import json
@@ -551,10 +551,11 @@ def _training_lines(facts: Facts) -> list[str]:
 def _language_model(facts: Mapping[str, Any]) -> str:
     settings, counts = facts["settings"], facts["ngrams"]
     unknown = f"{100 * facts['validation_oov']:.2g} % of the words are" if facts["validation_oov"] else "no word is"
+    sizes = " + ".join(f"{count:,}" for count in counts)
     return (
-        f"`language_model/` is a {facts['order']}-gram of {' + '.join(f'{count:,}' for count in counts)} n-grams, "
-        f"with a perplexity of {facts['validation_perplexity']:g} a word on validation, where {unknown} unknown to it. "
-        f"Its weight {settings['alpha']:g} and bonus {settings['beta']:g} a word were chosen on validation; beam width "
+        f"`language_model/` is a {facts['order']}-gram of {sizes} n-grams, with a perplexity of "
+        f"{facts['validation_perplexity']:g} a word on validation, where {unknown} unknown to it. Its weight "
+        f"{settings['alpha']:g} and bonus {settings['beta']:g} a word were chosen on validation; beam width "
         f"{settings['beam_width']}."
     )
 

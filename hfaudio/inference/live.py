@@ -10,12 +10,13 @@ slower than speech; it then catches up in larger pieces. Speech is cut into utte
   2020, "Low-latency sequence-to-sequence speech recognition and translation by partial hypothesis selection").
 """
 
+import copy
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import takewhile
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -23,13 +24,19 @@ from hfaudio.audio.resample import resample_blocks
 from hfaudio.decoding.beam import BeamSearchDecoder
 from hfaudio.decoding.greedy import Word
 from hfaudio.inference.long_form import later
-from hfaudio.inference.transcribe import CTCRecognizer, Transcriber
+from hfaudio.inference.transcribe import CTCRecognizer, GeneratingRecognizer, Transcriber, Transcript
 from hfaudio.inference.utterances import CUT_SECONDS, PauseCutter, Utterance
 from hfaudio.inference.vad import RATE as SPEECH_RATE
 
 SETTLE_SECONDS = 0.8  # of sound behind a frame, after which a CTC model's opinion of it counts as final
 UPDATE_SECONDS = 0.25  # of new sound in an open utterance, before a CTC model reads it again
 GENERATE_SECONDS = 1.0  # the same of a model that generates, which costs more
+
+# Sessions take turns: torch uses all processors for one, and transformers' `generate` is not made to be called by two
+# threads for one model (of ten Whisper windows read by three threads at once, one got another text).
+TURN = threading.Lock()
+
+Reader = Callable[[Any], Transcript]  # of {"array", "sampling_rate"}
 
 
 @dataclass(frozen=True)
@@ -73,8 +80,9 @@ class CTCListener:
     def hear(self, samples: np.ndarray) -> tuple[str, str]:
         log_probs = self._recognizer.forward([samples])[0]
         final = max(self._pushed, min(len(log_probs) - self._behind, self._last))
-        settled = self._stream.push(log_probs[self._pushed : final]).stable_text
+        stable = self._stream.push(log_probs[self._pushed : final]).stable_text
         self._pushed = final
+        settled = stable[: max(0, stable.rfind(" "))]  # its last word may go on, or be dropped where it is none
         return settled, self._stream.peek(log_probs[final:])[len(settled) :].strip()
 
     def end(self, samples: np.ndarray) -> tuple[str, tuple[Word, ...]]:
@@ -85,28 +93,58 @@ class CTCListener:
 
 
 class GeneratingListener:
-    """Agreement of two readings in a row, of at most `settle_seconds` of an utterance."""
+    """Agreement of two readings in a row, of at most `settle_seconds` of an utterance.
 
-    def __init__(self, transcriber: Transcriber, settle_seconds: float) -> None:
-        self._transcriber = transcriber
+    Args:
+        draft: reads an utterance that goes on.
+        final: reads it when it has ended.
+    """
+
+    def __init__(self, draft: Reader, final: Reader, settle_seconds: float) -> None:
+        self._draft, self._final = draft, final
         self._size = round(settle_seconds * SPEECH_RATE)
         self._before: list[str] = []  # words of the last reading
         self._settled: list[str] = []
 
     def hear(self, samples: np.ndarray) -> tuple[str, str]:
-        words = self._read(samples[: self._size])[0].split()
+        words = self._draft({"array": samples[: self._size], "sampling_rate": SPEECH_RATE}).text.split()
         agreed = [a for a, _ in takewhile(lambda pair: pair[0] == pair[1], zip(words, self._before, strict=False))]
         self._settled += agreed[len(self._settled) :]
         self._before = words
-        return " ".join(self._settled), " ".join(words[len(self._settled) :])
+        return " ".join(self._settled), " ".join(words[same_beginning(self._settled, words) :])
 
     def end(self, samples: np.ndarray) -> tuple[str, tuple[Word, ...]]:
-        text, words = self._read(samples)
-        return " ".join([*self._settled, *text.split()[len(self._settled) :]]), words
+        transcript = self._final({"array": samples, "sampling_rate": SPEECH_RATE})
+        texts, timed = transcript.text.split(), transcript.words
+        same = same_beginning(self._settled, texts)
+        said = [*self._settled, *texts[same:]]
+        if len(timed) != len(texts):
+            return " ".join(said), timed
+        # Where the reading differs from what was settled before, its times are those of the settled words.
+        places = [min(i * same // len(self._settled), len(texts) - 1) for i in range(len(self._settled))]
+        order = [*places, *range(same, len(texts))] if texts else []
+        return " ".join(said), tuple(
+            replace(timed[place], text=text) for place, text in zip(order, said, strict=False)
+        )
 
-    def _read(self, samples: np.ndarray) -> tuple[str, tuple[Word, ...]]:
-        transcript = self._transcriber({"array": samples, "sampling_rate": SPEECH_RATE})
-        return transcript.text, transcript.words
+
+def same_beginning(settled: Sequence[str], words: Sequence[str]) -> int:
+    """How many of the words say what is settled: those of the beginning with the least edit distance to it."""
+    costs = list(range(len(words) + 1))
+    for text in settled:
+        row = [costs[0] + 1]
+        for place, word in enumerate(words):
+            row.append(min(costs[place] + (word != text), costs[place + 1] + 1, row[-1] + 1))
+        costs = row
+    return min(range(len(costs)), key=lambda place: (costs[place], abs(place - len(settled))))
+
+
+def draft_reader(recognizer: GeneratingRecognizer) -> GeneratingRecognizer:
+    """The same without a second try at higher temperatures, which takes seconds, and without the times of words."""
+    long_form = copy.copy(recognizer.recognizer)
+    long_form.settings = replace(long_form.settings, temperatures=(0.0,))
+    long_form.places_words = long_form.progress = False
+    return GeneratingRecognizer(long_form)
 
 
 class LiveTranscriber:
@@ -125,23 +163,23 @@ class LiveTranscriber:
     """
 
     def __init__(self, transcriber: Transcriber, *, pause_seconds: float = 0.5, max_seconds: float = 20.0) -> None:
-        self._transcriber = transcriber
-        recognizer = transcriber.recognizer
-        self._ctc = recognizer if isinstance(recognizer, CTCRecognizer) else None
-        self._rate = SPEECH_RATE if self._ctc is None else self._ctc.rate
-        self._step = round((GENERATE_SECONDS if self._ctc is None else UPDATE_SECONDS) * self._rate)
+        recognizer = self._recognizer = transcriber.recognizer
+        is_ctc = isinstance(recognizer, CTCRecognizer)
+        self._rate = recognizer.rate if isinstance(recognizer, CTCRecognizer) else SPEECH_RATE
+        self._step = round((UPDATE_SECONDS if is_ctc else GENERATE_SECONDS) * self._rate)
         self._cutter = PauseCutter(self._rate, pause_seconds=pause_seconds, max_seconds=max_seconds)
         self._settle_seconds = max_seconds - CUT_SECONDS  # what lies behind may belong to the next utterance
         # Shared by both threads, under `_changed`:
         self._changed = threading.Condition()
         self._waiting: list[np.ndarray] = []  # (n,) at the stream's own rate
         self._waiting_since = self._arrived = 0.0  # when the newest of them, and of what is decoded, arrived
-        self._is_ended = False
+        self._is_ended = self._is_closed = False
         self._sample_rate: int | None = None
         self.received_samples = 0
         # Written by the worker:
         self._text = LiveText()
         self._error: Exception | None = None
+        self._latency = 0.0  # of the last reading
         self._texts: list[str] = []  # of the utterances that have ended
         self._words: list[Word] = []
         self._listener: Listener | None = None  # of the open utterance
@@ -159,10 +197,12 @@ class LiveTranscriber:
     def push(self, samples: np.ndarray, sample_rate: int) -> None:
         """Queue samples (n,) or (n, channels), floats or 16-bit integers, and return at once.
 
-        ValueError for another rate than before, and behind the end.
+        ValueError for another rate than before, and behind the end; an error of the decoding is raised here as well.
         """
         sound = samples.astype(np.float32) / (32768 if samples.dtype.kind == "i" else 1)
         with self._changed:
+            if self._error is not None:
+                raise self._error
             if self._is_ended:
                 raise ValueError("this stream has ended; begin another one")
             if self._sample_rate not in (None, sample_rate):
@@ -194,7 +234,7 @@ class LiveTranscriber:
     def close(self) -> None:
         """End without waiting; what is not decoded yet is let go."""
         with self._changed:
-            self._is_ended = True
+            self._is_ended = self._is_closed = True
             self._waiting.clear()
             self._changed.notify()
 
@@ -215,7 +255,9 @@ class LiveTranscriber:
                 self._end(utterance)
             self._tell(decoded)
         except Exception as error:  # raised again by `text` and `finish`, where somebody hears of it
-            self._error = error
+            with self._changed:
+                self._error, self._is_ended = error, True
+                self._waiting.clear()  # nobody reads it any more
 
     def _blocks(self) -> Iterator[np.ndarray]:
         """What was queued since the last time, in one piece, until the end."""
@@ -231,22 +273,28 @@ class LiveTranscriber:
 
     def _new_listener(self) -> Listener:
         self._heard = 0
-        if self._ctc is not None:
-            return CTCListener(self._ctc, self._settle_seconds)
-        return GeneratingListener(self._transcriber, self._settle_seconds)
+        if isinstance(self._recognizer, CTCRecognizer):
+            return CTCListener(self._recognizer, self._settle_seconds)
+        return GeneratingListener(draft_reader(self._recognizer), self._recognizer, self._settle_seconds)
 
     def _listen(self) -> None:
         """Read the open utterance if enough of it is new."""
         utterance = self._cutter.open
-        if utterance is None or len(utterance.samples) < self._heard + self._step:
+        if self._is_closed or utterance is None or len(utterance.samples) < self._heard + self._step:
             return
         self._listener = self._listener or self._new_listener()
-        self._open_text = self._listener.hear(utterance.samples)
+        with TURN:
+            self._open_text = self._listener.hear(utterance.samples)
         self._heard = len(utterance.samples)
+        self._latency = time.monotonic() - self._arrived
 
     def _end(self, utterance: Utterance) -> None:
+        if self._is_closed:
+            return
         listener = self._listener or self._new_listener()
-        text, words = listener.end(utterance.samples)
+        with TURN:
+            text, words = listener.end(utterance.samples)
+        self._latency = time.monotonic() - self._arrived
         self._texts += [text] if text else []
         self._words += later(words, utterance.start / self._rate)
         self._listener, self._heard, self._open_text = None, 0, ("", "")
@@ -258,5 +306,5 @@ class LiveTranscriber:
             partial=partial,
             words=tuple(self._words),
             decoded_seconds=decoded / self._rate,
-            latency_seconds=time.monotonic() - self._arrived,
+            latency_seconds=self._latency,
         )

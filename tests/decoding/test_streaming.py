@@ -88,3 +88,21 @@ def test_a_stream_that_hears_nothing() -> None:
     assert stream.finish().text == ""
     assert stream.push(speech(0, 0)).text == ""
     assert stream.finish().words == []
+
+
+@pytest.mark.parametrize("nodes", [1 << 15, 1])
+def test_a_peek_is_what_a_push_would_give_and_takes_nothing_in(nodes: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where the tree has no room, so that it is compacted and grown for the peek."""
+    monkeypatch.setattr("hfaudio.decoding.beam.NODES", nodes)
+    decoder = BeamSearchDecoder(LABELS, unigram_lm(), beam_width=50, seconds_per_frame=0.02)
+    log_probs = speech(1600, seed=7, sharpness=2.0)
+    whole = decoder.decode(log_probs)
+    stream = decoder.stream()
+    for first in range(0, 1600, 200):
+        other = speech(300, seed=first)
+        assert stream.peek(other) == stream.peek(other)
+        ahead = stream.peek(log_probs[first : first + 200])
+        assert stream.push(log_probs[first : first + 200]).text == ahead == stream.peek(log_probs[:0])
+    found = stream.finish()
+    assert (found.text, found.words) == (whole.text, whole.words)
+    assert found.score == pytest.approx(whole.score, rel=1e-9)

@@ -1,6 +1,7 @@
 """What users meet in the browser: captions that follow the sound, live captions, music, limits, other users."""
 
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -192,3 +193,45 @@ def test_a_recording_of_the_microphone_is_captioned_and_no_file_is_left(
     page.close()
     left = {file.suffix for file in folder.rglob("*") if file.is_file() and file not in before}
     assert left == {".srt", ".vtt", ".txt", ".json"}
+
+
+def test_text_becomes_music_that_plays_downloads_and_goes_on(page: Page, tmp_path: Path) -> None:
+    page.get_by_role("tab", name="Text to music", exact=True).click()
+    page.fill("#music-prompt textarea", "happy fast piano in g major")
+    page.click("#music-button")
+    if shutil.which("ffmpeg"):  # it is heard while it is generated
+        page.wait_for_function("[...document.querySelectorAll('audio')].some((audio) => audio.currentTime > 0.3)")
+    page.wait_for_selector("#music-1-wav")
+    assert page.get_attribute("#music-1 img.spectrogram", "alt").endswith("happy fast piano in g major")
+    files = {}
+    for kind in ("wav", "flac"):
+        with page.expect_download() as download:
+            page.click(f"#music-1-{kind}")
+        files[kind] = tmp_path / download.value.suggested_filename
+        download.value.save_as(files[kind])
+    assert (
+        soundfile.info(files["wav"]).duration == soundfile.info(files["flac"]).duration == pytest.approx(5, abs=0.04)
+    )
+    page.click("#music-1-continue")
+    page.wait_for_selector("#music-facts >> text=/^10.0 s of music/")
+
+
+def test_a_prompt_that_is_spoken_is_heard_as_music(
+    browse: Callable[[Path | None], Browser], address: str, prompts: list[tuple[str, np.ndarray]], tmp_path: Path
+) -> None:
+    """From the microphone to the clip without a hand on the page but for record and stop."""
+    text, clip = prompts[1]
+    silence = np.zeros(16_000, np.float32)
+    soundfile.write(tmp_path / "prompt.wav", np.repeat(np.concatenate([silence, clip, silence]), 3), 48_000)
+    page = browse(tmp_path / "prompt.wav").new_page()
+    page.goto(address)
+    page.get_by_role("tab", name="Speak a prompt, hear the music", exact=True).click()
+    page.click("#speak-microphone .record-button")
+    page.wait_for_timeout(1000 * len(clip) / 16_000 + 1700)
+    page.click("#speak-microphone .stop-button")
+    page.wait_for_selector("#speak-1-wav", timeout=60_000)
+    assert page.input_value("#speak-prompt textarea") == text
+    with page.expect_download() as download:
+        page.click("#speak-1-wav")
+    assert soundfile.info(download.value.path()).duration == pytest.approx(5, abs=0.04)
+    page.close()

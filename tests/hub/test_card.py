@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 import soundfile
 import yaml
-from huggingface_hub import ModelCard, parse_eval_result_entries
+from huggingface_hub import ModelCard, parse_eval_result_entries, repocard
+from huggingface_hub.errors import LocalEntryNotFoundError
 from safetensors.numpy import save_file
 
 from hfaudio.data.bundled import path
@@ -24,6 +25,17 @@ from hfaudio.hub.kind import CODEC, CTC, LANGUAGE, MUSIC, SEQ2SEQ, kind_of, usag
 
 MODEL_CARDS = Path(__file__).parents[2] / "model_cards"
 BUNDLED = ("asr", "codec", "musicgen")
+
+
+@pytest.fixture(autouse=True)
+def no_hub(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As without a network, but at once."""
+
+    def refuse(*_: Any, **__: Any) -> str:
+        raise LocalEntryNotFoundError("no network")
+
+    monkeypatch.setattr(card, "hf_hub_download", refuse)
+    monkeypatch.setattr(repocard, "hf_hub_download", refuse)
 
 
 def rate(value: float, n: int = 100) -> dict[str, Any]:
@@ -115,7 +127,7 @@ def test_a_folder_is_what_its_architecture_says(tmp_path: Path) -> None:
 def test_a_folder_without_a_model_we_know_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"is no model: it has neither config.json nor adapter_config.json; give"):
         build_card(tmp_path)
-    with pytest.raises(ValueError, match="names the architecture 'BertModel', which is no .* by hand"):
+    with pytest.raises(ValueError, match=r"names the architecture 'BertModel', which is no .* by hand"):
         build_card(folder_with(tmp_path, {"config.json": {"architectures": ["BertModel"]}}))
 
 
@@ -127,12 +139,8 @@ def test_the_hub_reads_the_results(ctc: Path) -> None:
     assert (data["datasets"], data["language"], data["metrics"]) == (["user/speech"], ["hi"], ["wer", "cer"])
     assert data["model-index"][0]["name"] == "digits"
     read = ModelCard.load(ctc / "README.md").data.eval_results
-    assert [result.metric_name for result in read] == [*("WER (greedy)", "CER (greedy)")] * 0 + [
-        f"{measure} ({variant})"
-        for _ in range(2)
-        for variant in ("greedy", "with 4-gram")
-        for measure in ("WER", "CER")
-    ]
+    names = [f"{measure} ({way})" for way in ("greedy", "with 4-gram") for measure in ("WER", "CER")]
+    assert [result.metric_name for result in read] == names * 2
     metrics = ctc_results()["metrics"]
     for result in read:
         variant = "lm" if "4-gram" in result.metric_name else "greedy"
@@ -227,13 +235,13 @@ def test_what_a_person_wrote_stays(ctc: Path) -> None:
         "<!-- /hfaudio:keep -->\n",
         encoding="utf-8",
     )
-    write_card(ctc, base_license="apache-2.0")
+    write_card(ctc)
     once = (ctc / "README.md").read_text(encoding="utf-8")
     made = ModelCard(once)
     assert (made.data.license, made.data.tags) == ("mit", ["hfaudio", "birds"]) and "Gone." not in once
     places = [once.index(text) for text in ("# Birds of Goa", "Heard by us.", "## Training", "In the rain.", "## Int")]
     assert places == sorted(places)
-    write_card(ctc, base_license="apache-2.0")
+    write_card(ctc)
     assert (ctc / "README.md").read_text(encoding="utf-8") == once
 
 
@@ -253,20 +261,16 @@ def test_pictures_and_samples_are_those_that_are_there(tmp_path: Path) -> None:
 def test_results_go_to_a_leaderboard_only_if_the_dataset_is_a_benchmark(
     ctc: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    def nothing(*_: Any, **__: Any) -> str:
-        raise FileNotFoundError
-
     def eval_yaml(dataset: str, name: str, *, repo_type: str) -> str:
         assert (dataset, name, repo_type) == ("user/speech", "eval.yaml", "dataset")
         tasks = [{"id": "spoken", "split": "test"}, {"id": "other", "split": "hard"}]
         (tmp_path / name).write_text(yaml.safe_dump({"tasks": tasks}), encoding="utf-8")
         return str(tmp_path / name)
 
-    monkeypatch.setattr(card, "hf_hub_download", nothing)
-    write_card(ctc, base_license="mit")
+    write_card(ctc)
     assert not (ctc / ".eval_results").exists()
     monkeypatch.setattr(card, "hf_hub_download", eval_yaml)
-    write_card(ctc, base_license="mit")
+    write_card(ctc)
     read = {
         file.name: parse_eval_result_entries(yaml.safe_load(file.read_text(encoding="utf-8")))
         for file in (ctc / ".eval_results").iterdir()
@@ -275,6 +279,11 @@ def test_results_go_to_a_leaderboard_only_if_the_dataset_is_a_benchmark(
     [plain], [with_lm] = read["user_speech.yaml"], read["user_speech_with_4_gram.yaml"]
     assert (plain.dataset_id, plain.task_id, plain.value, plain.notes) == ("user/speech", "spoken", 10.7, None)
     assert (with_lm.value, with_lm.notes) == (11.0, "with 4-gram")
+
+
+def test_what_the_program_printed_stands_behind_it(ctc: Path) -> None:
+    text = build_card(ctc, executed="```hello\n").text
+    assert "```\n\nIt printed\n\n````text\n```hello\n````\n" in text
 
 
 @pytest.mark.parametrize("settings", [{}, {"modules_to_save": ["lm_head"]}])

@@ -10,6 +10,7 @@ import pytest
 from hfaudio.audio.io import load_audio
 from hfaudio.data.bundled import path
 from hfaudio.data.datasets import DataArguments, load_split
+from hfaudio.decoding.greedy import Word
 from hfaudio.inference.live import GeneratingListener, LiveTranscriber
 from hfaudio.inference.transcribe import CTCRecognizer, Transcriber, Transcript
 from hfaudio.metrics import word_error_rate
@@ -135,8 +136,8 @@ def test_mistakes_and_errors_are_told(transcriber: Transcriber, monkeypatch: pyt
             live.push(np.zeros(100, np.float32), 8_000)
     monkeypatch.setattr(CTCRecognizer, "forward", lambda *_: 1 / 0)
     with LiveTranscriber(transcriber) as live:
-        live.push(np.random.default_rng(0).normal(0, 0.1, 3 * 16_000) * np.linspace(0, 1, 48_000) ** 4, 16_000)
-        live.push(np.zeros(32_000), 16_000)
+        burst = np.random.default_rng(0).normal(0, 0.1, 48_000) * np.linspace(0, 1, 48_000) ** 4
+        live.push(np.concatenate([burst, np.zeros(32_000)]), 16_000)
         with pytest.raises(ZeroDivisionError):
             live.finish()
 
@@ -144,13 +145,58 @@ def test_mistakes_and_errors_are_told(transcriber: Transcriber, monkeypatch: pyt
 def test_words_that_two_readings_agree_on_are_settled() -> None:
     readings = iter(["in the", "in a big house", "in a big horse shoe", "in a big horse shoe and more"])
 
-    class Reader:
-        def __call__(self, source: dict) -> Transcript:
-            return Transcript(next(readings), (), 1.0)
+    def reader(source: dict) -> Transcript:
+        return Transcript(next(readings), (), 1.0)
 
-    listener = GeneratingListener(Reader(), settle_seconds=18.0)  # type: ignore[arg-type]
+    listener = GeneratingListener(reader, reader, settle_seconds=18.0)
     clip = np.zeros(16_000, np.float32)
     assert listener.hear(clip) == ("", "in the")
     assert listener.hear(clip) == ("in", "a big house")
     assert listener.hear(clip) == ("in a big", "horse shoe")
     assert listener.end(clip)[0] == "in a big horse shoe and more"
+
+
+def test_a_last_reading_with_other_words_neither_repeats_nor_loses_what_follows_the_settled_ones() -> None:
+    drafts = iter(["in a big", "in a big house"])
+    last = "in big house now"
+    timed = tuple(Word(text, float(place), place + 0.5, 1.0) for place, text in enumerate(last.split()))
+    listener = GeneratingListener(
+        lambda _: Transcript(next(drafts), (), 4.0), lambda _: Transcript(last, timed, 4.0), settle_seconds=18.0
+    )
+    clip = np.zeros(16_000, np.float32)
+    assert listener.hear(clip) == ("", "in a big")
+    assert listener.hear(clip) == ("in a big", "house")
+    text, words = listener.end(clip)
+    assert text == "in a big house now" == " ".join(word.text for word in words)
+    assert [word.start for word in words] == [0.0, 0.0, 1.0, 2.0, 3.0]
+
+
+def test_settled_text_ends_with_whole_words(transcriber: Transcriber, spoken: tuple[str, np.ndarray]) -> None:
+    settled = []
+    with LiveTranscriber(transcriber) as live:
+        for chunk in chunks(spoken[1], 0.3):
+            live.push(chunk, RATE)
+            wait_until_decoded(live)
+            settled.append(live.text.settled.split())
+        words = live.finish().settled.split()
+    assert all(words[: len(known)] == known for known in settled)
+
+
+def test_after_an_error_nothing_is_queued(transcriber: Transcriber, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(CTCRecognizer, "forward", lambda *_: 1 / 0)
+    burst = np.random.default_rng(0).normal(0, 0.1, 16_000) * np.linspace(0, 1, 16_000) ** 4
+    with LiveTranscriber(transcriber) as live:
+        with pytest.raises(ZeroDivisionError):
+            for _ in range(1000):
+                live.push(burst, 16_000)
+                time.sleep(0.002)
+        assert not live._waiting
+
+
+def test_what_is_closed_reads_nothing_more(transcriber: Transcriber, spoken: tuple[str, np.ndarray]) -> None:
+    live = LiveTranscriber(transcriber)
+    live.push(np.tile(spoken[1], 20), 16_000)
+    live.close()
+    start = time.perf_counter()
+    live.finish(timeout=5)
+    assert time.perf_counter() - start < 2

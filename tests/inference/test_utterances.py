@@ -1,6 +1,7 @@
 """Utterances are cut at pauses, whatever the blocks, the level and the noise."""
 
 import itertools
+import time
 
 import numpy as np
 import pytest
@@ -81,3 +82,51 @@ def test_settings_that_make_no_sense_are_told() -> None:
         PauseCutter(RATE, pause_seconds=0)
     with pytest.raises(ValueError, match=f"max_seconds above {2 * CUT_SECONDS:g}"):
         PauseCutter(RATE, max_seconds=3)
+
+
+def test_a_noise_that_begins_or_rises_is_no_speech() -> None:
+    rng = np.random.default_rng(0)
+    quiet, louder = (rng.normal(0, level, 10 * RATE).astype(np.float32) for level in (1e-3, 1e-2))
+    zeros = np.zeros(3 * RATE, np.float32)
+    for signal in (np.concatenate([zeros, louder]), np.concatenate([zeros[:4800], louder]), np.append(quiet, louder)):
+        cutter = PauseCutter(RATE)
+        for first in range(0, len(signal), 1600):
+            assert cutter.push(signal[first : first + 1600]) == []
+            assert cutter.open is None
+
+
+def test_what_was_open_ends_as_an_utterance() -> None:
+    """Also where a steady noise follows, beside which the levels of the speech no longer count."""
+    noise = np.random.default_rng(0).normal(0, 0.02, 12 * RATE).astype(np.float32)
+    signal = np.concatenate([np.zeros(RATE, np.float32), speech((0.5, 0.0)), noise, np.zeros(RATE, np.float32)])
+    cutter, opened, ended = PauseCutter(RATE), 0, 0
+    was_open = False
+    for first in range(0, len(signal), 1600):
+        ended += len(cutter.push(signal[first : first + 1600]))
+        opened += cutter.open is not None and not was_open
+        was_open = cutter.open is not None
+    assert opened == ended >= 1
+
+
+def test_clicks_are_no_speech() -> None:
+    signal = np.random.default_rng(0).normal(0, 1e-3, 20 * RATE).astype(np.float32)
+    for first in range(RATE, len(signal), 5000):
+        signal[first : first + 480] *= 30
+    assert cut(signal, 8_000) == []
+
+
+def test_speech_ten_decibels_above_the_noise_is_heard() -> None:
+    spans = cut(speech((0.01, 2.0), (2.0, 1.0), (2.0, 1.0), level=0.1, noise=0.015), 8_000)
+    assert len(spans) == 2
+
+
+def test_pauses_shorter_than_the_margin_keep_the_times_right() -> None:
+    spans = cut(speech((0.01, 1.0), *[(1.0, 0.3)] * 10), 777, pause_seconds=0.1)
+    assert spans[-1][1] == pytest.approx(1.01 + 10 * 1.3 - 0.3 + 0.1, abs=0.2)
+
+
+def test_a_long_block_takes_as_long_as_short_ones() -> None:
+    """Ten minutes took 44 s when each frame of silence moved all that was behind it."""
+    start = time.perf_counter()
+    assert PauseCutter(RATE).push(np.zeros(600 * RATE, np.float32)) == []
+    assert time.perf_counter() - start < 10
