@@ -27,7 +27,7 @@ from hfaudio.audio.augment import Augment, AugmentArguments
 from hfaudio.data.collate import CTCCollator
 from hfaudio.data.datasets import DataArguments, RowCheck, check_rows, known_rows, load_splits, training_texts
 from hfaudio.data.examples import ExampleEncoder, SpeechExamples, SpeechStream
-from hfaudio.hub.publish import publish_run
+from hfaudio.hub.publish import check_login, publish_run
 from hfaudio.metrics.error_rate import ErrorRate
 from hfaudio.metrics.results import split_rates
 from hfaudio.models.frames import FrameCount
@@ -78,6 +78,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     data_args, model_args, adapter_args, augment_args, lm_args, args = parse_arguments(*ARGUMENTS, argv=argv)
     logging.basicConfig(level=logging.INFO if args.process_index == 0 else logging.WARNING)
     args.learning_rate = args.learning_rate or (3e-3 if model_args.model == "lstm" else 1e-4)
+    check_login(args)
     set_seed(args.seed)
 
     # Data: undecoded audio and normalised text; the training split may be a stream.

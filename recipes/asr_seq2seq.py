@@ -24,7 +24,7 @@ from hfaudio.audio.augment import Augment, AugmentArguments
 from hfaudio.data.collate import Seq2SeqCollator
 from hfaudio.data.datasets import DataArguments, RowCheck, check_rows, known_rows, load_splits, training_texts
 from hfaudio.data.examples import ExampleEncoder, SpeechExamples, SpeechStream, by_length, random_rows
-from hfaudio.hub.publish import publish_run
+from hfaudio.hub.publish import check_login, publish_run
 from hfaudio.models.seq2seq import decoder_positions
 from hfaudio.training.adapters import (
     AdapterArguments,
@@ -88,6 +88,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     logging.basicConfig(level=logging.INFO if args.process_index == 0 else logging.WARNING)
     args.learning_rate = args.learning_rate or default_learning_rate(model_args.model, adapter_args.adapter)
     check_mixing(mixing_args, data_args)
+    check_login(args)
     set_seed(args.seed)
 
     # Data: undecoded audio and normalised text; the training split may be a stream.

@@ -30,7 +30,7 @@ from hfaudio.data.crops import CropEncoder, CropExamples, stack_crops
 from hfaudio.data.datasets import DataArguments, RowCheck, check_rows, known_rows, load_splits
 from hfaudio.data.examples import SpeechStream, random_rows
 from hfaudio.data.loader import BatchLoader
-from hfaudio.hub.publish import publish_run
+from hfaudio.hub.publish import check_login, publish_run
 from hfaudio.metrics.results import Mean, command_line, result_line, write_results
 from hfaudio.models.codec_losses import LossBalancer, SpectralLoss
 from hfaudio.models.discriminator import (
@@ -92,6 +92,7 @@ ARGUMENTS = (CodecDataArguments, CodecArguments, LossArguments, CodecLoopArgumen
 def main(argv: list[str] | None = None) -> dict[str, Any]:
     start = time.time()
     data_args, codec_args, loss_args, args = parse_arguments(*ARGUMENTS, argv=argv)
+    check_login(args)
     accelerator = make_accelerator(args)
     is_main, output_dir = accelerator.is_main_process, Path(args.output_dir)
     logging.basicConfig(level=logging.INFO if is_main else logging.WARNING)

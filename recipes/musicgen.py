@@ -32,7 +32,7 @@ from hfaudio.data.collate import MusicCollator
 from hfaudio.data.crops import CropEncoder, CropExamples
 from hfaudio.data.datasets import DataArguments, RowCheck, check_rows, known_rows, load_splits
 from hfaudio.data.examples import SpeechStream
-from hfaudio.hub.publish import publish_run
+from hfaudio.hub.publish import check_login, publish_run
 from hfaudio.inference.generate import MusicGenerator
 from hfaudio.metrics.results import command_line, result_line, write_results
 from hfaudio.models.musicgen import check_conditions, window_frames
@@ -110,6 +110,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     start = time.time()
     data_args, caption_args, model_args, adapter_args, args = parse_arguments(*ARGUMENTS, argv=argv)
     logging.basicConfig(level=logging.INFO if args.process_index == 0 else logging.WARNING)
+    check_login(args)
     set_seed(args.seed)
 
     # Data and captions: as they are, or anew in each epoch; some clips have none, which guidance needs.

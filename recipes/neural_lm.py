@@ -23,7 +23,7 @@ from transformers import Trainer, set_seed
 import hfaudio.auto  # noqa: F401, our folders open below
 from hfaudio.data.datasets import DataArguments
 from hfaudio.decoding.rescore import NeuralRescorer, longest_text
-from hfaudio.hub.publish import publish_run
+from hfaudio.hub.publish import check_login, publish_run
 from hfaudio.processing.remote_code import carry_code
 from hfaudio.training.arguments import AudioTrainingArguments, parse_arguments
 from hfaudio.training.callbacks import LastStepCallback
@@ -57,6 +57,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     start = time.time()
     data_args, lm_args, args = parse_arguments(DataArguments, NeuralLMArguments, NeuralLMTrainingArguments, argv=argv)
     logging.basicConfig(level=logging.INFO if args.process_index == 0 else logging.WARNING)
+    check_login(args)
     set_seed(args.seed)
 
     # Texts, written as the recogniser writes; vocabulary and model from the training texts only

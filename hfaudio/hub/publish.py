@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 from huggingface_hub import CommitInfo, HfApi
-from huggingface_hub.errors import HfHubHTTPError
+from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError
 from safetensors import safe_open
 from transformers import AutoFeatureExtractor
 
@@ -115,6 +115,18 @@ def publish(
     if not dry_run:
         commit = push(folder, repo_id, files, revision=revision, private=private, create_pr=create_pr, token=token)
     return Published(tuple(files), size, commit)
+
+
+def check_login(args: Any) -> None:
+    """What recipes do in the beginning, so that a missing login does not show after hours of training."""
+    if not args.push_result:
+        return
+    try:
+        HfApi(token=args.hub_token).whoami()
+    except (HfHubHTTPError, LocalTokenNotFoundError, OSError) as error:
+        raise PublishError(
+            f"--push_to_hub: the Hub does not know you ({error}); run `hf auth login`, set HF_TOKEN, or leave it out"
+        ) from error
 
 
 def publish_run(args: Any, folder: Path, *, model: Any, inputs: Inputs) -> Published | None:

@@ -99,36 +99,43 @@ def test_a_codec_gives_back_the_same_audio(tmp_path: Path) -> None:
     assert EncodecModel.from_pretrained(tmp_path).config.sampling_rate == 16_000
 
 
-def publish_command(folder: Path, environment: dict[str, str], *options: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "hfaudio.cli", "publish", str(folder), "ann/model", *options]
-    return subprocess.run(command, env=environment, capture_output=True, text=True)
-
-
-def test_a_broken_push_leaves_the_folder_whole_and_goes_on(
-    hub: Any, folder: Path, run_child: Callable[..., Any]
+def test_a_recipe_pushes_what_it_trained_and_a_broken_push_goes_on(
+    hub: Any, songs: Path, run_child: Callable[..., Any], tmp_path: Path
 ) -> None:
     environment = hub.environment(xet=False)
+    recipe, folder = Path(__file__).parents[2] / "recipes" / "asr_ctc.py", tmp_path / "run"
+    options = ["--dataset", songs, "--output_dir", folder, "--max_steps", "2", "--lm", "none", "--hidden_size", "16"]
+    options += ["--push_to_hub", "True", "--hub_model_id", "ann/model", "--hub_private_repo", "True"]
+    nobody = hub.environment(token=False)
+    refused = subprocess.run([sys.executable, recipe, *options], env=nobody, capture_output=True, text=True)
+    assert (
+        refused.returncode != 0 and "run `hf auth login`" in refused.stderr and not (folder / "config.json").exists()
+    )
     hub.fail_next("POST .*/commit/")
-    broken = publish_command(folder, environment, "--private")
-    assert broken.returncode == 2 and "push it again by `hfaudio publish" in broken.stderr
-    assert "Traceback" not in broken.stderr
+    broken = subprocess.run([sys.executable, recipe, *options], env=environment, capture_output=True, text=True)
+    assert broken.returncode != 0 and f"push it again by `hfaudio publish {folder} ann/model`" in broken.stderr
+    assert "the same result without hfaudio" in broken.stderr and (folder / "metrics.json").exists()
     sent = hub.count("PUT ")
     assert sent > 0
-    whole = publish_command(folder, environment, "--private")
+    command = [sys.executable, "-m", "hfaudio.cli", "publish", folder, "ann/model"]
+    whole = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert whole.returncode == 0, whole.stderr
     assert hub.count("PUT ") == sent  # the weights were there already
     files = hub.files("ann/model")
     assert files["model.safetensors"] == (folder / "model.safetensors").read_bytes()
-    assert b"WER" in files["README.md"] and "checkpoint-5/model.safetensors" not in files
+    assert not any(name.startswith("checkpoint") for name in files)
     program = """
 import json, sys
-from huggingface_hub import HfApi
-from huggingface_hub.errors import RepositoryNotFoundError
-from transformers import pipeline
-info = HfApi().model_info("ann/model")
 import numpy as np
-text = pipeline(model="ann/model")(np.random.default_rng(0).normal(0, 0.1, 8000).astype("float32"))["text"]
-[result] = [r for r in info.card_data.eval_results if r.metric_type == "wer"]
+from huggingface_hub import HfApi
+from transformers import pipeline
+sys.modules["hfaudio"] = None
+info = HfApi().model_info("ann/model")
+pipe = pipeline(model="ann/model", trust_remote_code=True)
+text = pipe(np.random.default_rng(0).normal(0, 0.1, 8000).astype("float32"))["text"]
+[result] = [r for r in info.card_data.eval_results if r.metric_type == "wer" and r.dataset_split == "test"]
 json.dump([info.private, info.pipeline_tag, result.metric_value, isinstance(text, str)], open(sys.argv[1], "w"))
 """
-    assert run_child(program, environment) == [True, "automatic-speech-recognition", 25.0, True]
+    told = json.loads(files["metrics.json"])["metrics"]["test/wer/greedy"]["value"]
+    found = run_child(program, environment)
+    assert found == [True, "automatic-speech-recognition", pytest.approx(100 * told, abs=0.01), True]

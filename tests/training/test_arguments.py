@@ -45,12 +45,17 @@ def test_yaml_values_are_checked_like_flags(tmp_path: Path) -> None:
     assert parse(str(config)) == Options(pair=[7.0])
 
 
-@pytest.mark.parametrize(
-    ("option", "message"), [("dataloader_persistent_workers", "repeat"), ("push_to_hub", "hf upload")]
-)
+@pytest.mark.parametrize(("option", "message"), [("dataloader_persistent_workers", "repeat")])
 def test_what_would_go_wrong_in_silence_is_refused(option: str, message: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=message):
         AudioTrainingArguments(output_dir=str(tmp_path), **{option: True})
+
+
+def test_the_finished_folder_is_pushed_not_checkpoints(tmp_path: Path) -> None:
+    """The Trainer sees no push_to_hub; the recipe pushes in the end."""
+    args = AudioTrainingArguments(output_dir=str(tmp_path), push_to_hub=True)
+    assert args.push_result and not args.push_to_hub
+    assert not AudioTrainingArguments(output_dir=str(tmp_path)).push_result
 
 
 def test_environment_variables_in_yaml(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
