@@ -174,7 +174,12 @@ def music_tab(settings: DemoSettings, generators: Generators, folder: Path) -> N
                 start = gr.Audio(label="Recording to continue", sources=["upload"], type="filepath", editable=False)
         with gr.Column(scale=3, min_width=280):
             live = gr.Audio(
-                label="While it is generated", streaming=True, autoplay=True, visible=False, interactive=False
+                label="While it is generated",
+                streaming=True,
+                autoplay=True,
+                visible=False,
+                interactive=False,
+                buttons=[],
             )
             line = gr.HTML(EMPTY, elem_id="music-facts")
             results = [_result(number) for number in range(limits.variants)]
@@ -396,6 +401,7 @@ def _result(number: int, name: str = "music") -> _Result:
             label="Clip",
             interactive=False,
             type="filepath",
+            buttons=["download"],
             waveform_options={"waveform_color": "#94a3b8", "waveform_progress_color": "#0f766e"},
             elem_id=f"{place}-audio",
         )

@@ -131,7 +131,7 @@ class LongFormRecognizer:
         blocks, ended = stream_audio(source, self.rate), False
         samples, start = np.zeros(0, np.float32), 0
         found: list[TimedText] = []
-        with self._bar(source) as bar:
+        with recording_bar(source, show=self.progress) as bar:
             while not ended:
                 while not ended and len(samples) < PIECE_SECONDS * self.rate:
                     block = next(blocks, None)
@@ -303,12 +303,13 @@ class LongFormRecognizer:
             if word.strip()
         )
 
-    def _bar(self, source: Source) -> tqdm:
-        if not self.progress:
-            return tqdm(disable=True)
-        return tqdm(
-            total=round(audio_info(source).seconds), unit="s", desc="transcribing", delay=BAR_DELAY, leave=False
-        )
+
+def recording_bar(source: Source, *, show: bool) -> tqdm:
+    """A bar of a recording's seconds, for those who wait."""
+    if not show:
+        return tqdm(disable=True)
+    seconds = round(audio_info(source).seconds)
+    return tqdm(total=seconds, unit="s", desc="transcribing", delay=BAR_DELAY, leave=False)
 
 
 def accelerator_type(device: torch.device) -> str:

@@ -26,7 +26,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from tqdm import tqdm
 from transformers import (
     MODEL_FOR_CTC_MAPPING,
     AutoConfig,
@@ -42,10 +41,10 @@ from transformers import (
 from transformers.utils import find_adapter_config_file
 
 import hfaudio.auto  # noqa: F401, folders of our own models open below
-from hfaudio.audio.io import Source, audio_info, stream_audio
+from hfaudio.audio.io import Source, stream_audio
 from hfaudio.decoding.beam import BeamSearchDecoder
 from hfaudio.decoding.greedy import GreedyPath, Word, greedy_path, words_with_times
-from hfaudio.inference.long_form import LongFormRecognizer, LongFormSettings, TimedText, later
+from hfaudio.inference.long_form import LongFormRecognizer, LongFormSettings, TimedText, later, recording_bar
 from hfaudio.inference.utterances import PauseCutter
 from hfaudio.models.frames import FrameCount, logit_lengths
 from hfaudio.processing.language_model import find_language_model, open_decoder
@@ -54,7 +53,6 @@ from hfaudio.processing.tokenizer import ctc_labels
 Hotwords = Sequence[str] | Mapping[str, float]
 SHORTEST_SECONDS = 0.1  # zeros are appended to shorter clips; the convolutions of wav2vec2 need 0.025 s for a frame
 BLOCK_SECONDS = 1.0  # read at once where utterances are looked for
-BAR_DELAY = 2.0  # seconds of work before a progress bar appears
 
 
 @dataclass(frozen=True)
@@ -294,7 +292,7 @@ class CTCRecognizer:
         cutter = PauseCutter(
             self.rate, pause_seconds=pause_seconds, max_seconds=self.chunk * self.samples_per_frame / self.rate
         )
-        with self._bar(source) as bar:
+        with recording_bar(source, show=self.progress) as bar:
             for block in chain(stream_audio(source, self.rate, block_seconds=BLOCK_SECONDS), [None]):
                 for utterance in cutter.finish() if block is None else cutter.push(block):
                     said = self.whole({"array": utterance.samples, "sampling_rate": self.rate})
@@ -327,7 +325,7 @@ class CTCRecognizer:
         """Consecutive natural-log probabilities (t, V), each piece with the second at which it ends."""
         size, margin = self.chunk * self.samples_per_frame, self.stride * self.samples_per_frame
         chunks = chunked(stream_audio(source, self.rate), size=size, step=size - 2 * margin)
-        with self._bar(source) as bar:
+        with recording_bar(source, show=self.progress) as bar:
             for batch in in_batches(chunks, self.batch_size):
                 for chunk, log_probs in zip(batch, self.forward([chunk.samples for chunk in batch]), strict=True):
                     first = 0 if chunk.start == 0 else self.stride
@@ -359,12 +357,6 @@ class CTCRecognizer:
                 "be joined, use pipeline() on short clips"
             )
         return int(samples)
-
-    def _bar(self, source: Source) -> tqdm:
-        if not self.progress:
-            return tqdm(disable=True)
-        seconds = round(audio_info(source).seconds)
-        return tqdm(total=seconds, unit="s", desc="transcribing", delay=BAR_DELAY, leave=False)
 
 
 class GeneratingRecognizer:

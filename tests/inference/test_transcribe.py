@@ -1,4 +1,3 @@
-import importlib
 from pathlib import Path
 from typing import Any
 
@@ -107,9 +106,8 @@ def test_frames_of_models_whose_config_does_not_tell_them(other_folders: dict[st
 def test_a_progress_bar_where_the_work_takes_long(
     lstm_folder: Path, noise: np.ndarray, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    module = importlib.import_module("hfaudio.inference.transcribe")  # the package has a function of this name
     for progress, delay, shown in ((True, 0.0, True), (True, 60.0, False), (False, 0.0, False)):
-        monkeypatch.setattr(module, "BAR_DELAY", delay)
+        monkeypatch.setattr("hfaudio.inference.long_form.BAR_DELAY", delay)
         transcriber = Transcriber(lstm_folder, device="cpu", chunk_seconds=1, stride_seconds=0.2, progress=progress)
         capsys.readouterr()
         transcriber(row(noise))
