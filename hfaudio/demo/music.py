@@ -130,9 +130,9 @@ def save_clip(folder: Path, samples: np.ndarray, sample_rate: int, wish: Wish, t
     return Clip(str(files[0]), str(files[1]), picture, facts)
 
 
-def made(opened: Opened[MusicGenerator], wish: Wish, folder: Path, progress: gr.Progress) -> Clip:
+def made(generators: Generators, wish: Wish, folder: Path, progress: gr.Progress) -> Clip:
     """A whole clip, for those who do not listen meanwhile."""
-    generator = opening(opened, progress)
+    generator = opening(generators[wish.adapter], progress)
     start, parts, heard = time.perf_counter(), [], 0
     for piece in pieces(generator, wish):
         parts.append(piece)
@@ -232,8 +232,8 @@ def music_tab(settings: DemoSettings, generators: Generators, folder: Path) -> N
         seed: float = -1,
         adapter: str = "",
     ) -> tuple[str, dict[str, Any]]:
-        wish = Wish.checked(settings, generators, prompt, seconds, guidance_scale, temperature, seed, adapter)
-        clip = made(generators[wish.adapter], wish, folder, gr.Progress())
+        values = (prompt, seconds, guidance_scale, temperature, seed, adapter)
+        clip = made(generators, Wish.checked(settings, generators, *values), folder, gr.Progress())
         return clip.wav, clip.facts
 
     def continue_for_programs(
@@ -245,8 +245,8 @@ def music_tab(settings: DemoSettings, generators: Generators, folder: Path) -> N
         seed: float = -1,
         adapter: str = "",
     ) -> tuple[str, dict[str, Any]]:
-        wish = Wish.checked(settings, generators, prompt, seconds, guidance_scale, temperature, seed, adapter, file)
-        clip = made(generators[wish.adapter], wish, folder, gr.Progress())
+        values = (prompt, seconds, guidance_scale, temperature, seed, adapter, file)
+        clip = made(generators, Wish.checked(settings, generators, *values), folder, gr.Progress())
         return clip.wav, clip.facts
 
     # For programs: real components, so that gradio takes no path but that of a file uploaded to it.
@@ -305,8 +305,7 @@ def speak_tab(settings: DemoSettings, transcriber: Opened[Transcriber], generato
         *values: Any,
         progress: gr.Progress = gr.Progress(),  # noqa: B008
     ) -> list[Any]:
-        wish = Wish.checked(settings, generators, *values)
-        clip = made(generators[wish.adapter], wish, folder, progress)
+        clip = made(generators, Wish.checked(settings, generators, *values), folder, progress)
         return [f'<p class="note">{html.escape(facts_line([clip]))}</p>', *result.filled(clip, autoplay=True)]
 
     run = {"outputs": [line, *result.outputs], "api_visibility": "private", "show_progress_on": line, **shared}
@@ -328,8 +327,8 @@ def speak_tab(settings: DemoSettings, transcriber: Opened[Transcriber], generato
             text = understood(load_audio(file, SPEECH_RATE), gr.Progress())
         except AudioError as error:
             raise readable(error) from error
-        wish = Wish.checked(settings, generators, text, seconds, guidance_scale, temperature, seed, adapter)
-        clip = made(generators[wish.adapter], wish, folder, gr.Progress())
+        values = (text, seconds, guidance_scale, temperature, seed, adapter)
+        clip = made(generators, Wish.checked(settings, generators, *values), folder, gr.Progress())
         return text, clip.wav, clip.facts
 
     gr.Button(visible=False).click(

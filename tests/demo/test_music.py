@@ -102,9 +102,12 @@ def test_an_adapter_is_heard(tmp_path: Path) -> None:
     get_peft_model(open_musicgen(path("musicgen")), lora).save_pretrained(tmp_path / "folk")
     settings = DemoSettings(adapters={"folk": str(tmp_path / "folk")})
     clips = []
-    for adapter in (None, str(tmp_path / "folk")):
-        wish = Wish(PROMPT, 1.0, 3.0, 1.0, seed=5, adapter="")
-        clips.append(made(music_model(settings, "bundled", adapter), wish, tmp_path, gr.Progress()))
+    generators = {
+        name: music_model(settings, "bundled", place) for name, place in (("", None), *settings.adapters.items())
+    }
+    for name in generators:
+        wish = Wish(PROMPT, 1.0, 3.0, 1.0, seed=5, adapter=name)
+        clips.append(made(generators, wish, tmp_path, gr.Progress()))
     samples = [load_audio(clip.wav) for clip in clips]
     assert not np.array_equal(*samples)
     assert f'alt="Spectrogram of 1.0 seconds of: {PROMPT}"' in clips[0].picture
