@@ -570,12 +570,21 @@ def run_demo(arguments: argparse.Namespace) -> int:
     if importlib.util.find_spec("gradio") is None:
         raise ValueError("the demo needs Gradio: pip install 'hfaudio[demo]'")
     quiet_transformers()
+    from hfaudio.data.bundled import path
     from hfaudio.demo.app import served
     from hfaudio.demo.settings import DemoSettings, Limits
 
+    music = None if arguments.music == "none" else arguments.music
+    if music == "bundled" and not adapters:
+        try:
+            path("musicgen")
+        except ValueError as error:  # of a wheel, which is without it
+            print(f"No music: {error}. Give a MusicGen by --music.", file=sys.stderr)
+            music = None
+
     settings = DemoSettings(
         asr=None if arguments.asr == "none" else arguments.asr,
-        music=None if arguments.music == "none" else arguments.music,
+        music=music,
         describe=arguments.describe,
         adapters=adapters,
         device=arguments.device,

@@ -64,6 +64,7 @@ def served(settings: DemoSettings, *, auth: tuple[str, str] | None = None, **lau
     """
     limits = settings.limits
     folder = Path(tempfile.mkdtemp(prefix="hfaudio-demo-"))
+    before = os.environ.get("GRADIO_TEMP_DIR")
     os.environ["GRADIO_TEMP_DIR"] = str(folder)  # uploads go below it as well
     app = build_app(settings, folder)
     try:
@@ -85,3 +86,7 @@ def served(settings: DemoSettings, *, auth: tuple[str, str] | None = None, **lau
     finally:
         app.close()
         shutil.rmtree(folder, ignore_errors=True)
+        if before is None:
+            del os.environ["GRADIO_TEMP_DIR"]
+        else:
+            os.environ["GRADIO_TEMP_DIR"] = before

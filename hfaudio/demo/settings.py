@@ -13,7 +13,7 @@ from hfaudio.audio.io import AudioError, audio_info, load_audio
 from hfaudio.data.bundled import place_of
 from hfaudio.decoding.beam import BeamSearchDecoder
 from hfaudio.inference.generate import MusicGenerator
-from hfaudio.inference.transcribe import CTCRecognizer, Transcriber
+from hfaudio.inference.transcribe import CTCRecognizer, Transcriber, choose_device
 
 T = TypeVar("T")
 
@@ -109,7 +109,8 @@ def warm_up(decoder: BeamSearchDecoder) -> None:
 
 
 def music_model(settings: DemoSettings, model: str, adapter: str | None) -> Opened[MusicGenerator]:
-    return Opened(lambda: MusicGenerator(model, adapter=adapter, device=settings.device or "cpu"))
+    """The generator of a folder, Hub id or "bundled", with an adapter merged into it."""
+    return Opened(lambda: MusicGenerator(model, adapter=adapter, device=choose_device(settings.device)))
 
 
 def check_recording(path: str | Path, limits: Limits) -> float:
