@@ -34,9 +34,10 @@ NOT_PUSHED = (
     "checkpoint-*/*",
     "runs/*",
     "adapter/*",
-    "*.bin",
-    "*.pt",
-    "*.pth",
+    "training_args.bin",
+    "optimizer.*",
+    "scheduler.*",
+    "rng_state*",
     "trainer_state.json",
     ".cache/*",
     "__pycache__/*",
@@ -219,8 +220,10 @@ def ask_stranger(folder: Path, kind: Kind, items: Sequence[np.ndarray]) -> tuple
         run = subprocess.run(command, cwd=place, env=environment, capture_output=True, text=True)
         if run.returncode:
             last = run.stderr.strip().splitlines()[-1] if run.stderr.strip() else f"exit code {run.returncode}"
+            remedy = "; push the merged model, in the folder above it, instead" if kind.is_adapter else ""
             raise PublishError(
                 f"{folder} does not open in pipeline({kind.task!r}) without hfaudio, so it was not pushed: {last}"
+                f"{remedy}"
             )
         with np.load(Path(place, "outputs.npz")) as file:
             heard = [(str(text), file[f"numbers_{number}"]) for number, text in enumerate(file["texts"])]

@@ -57,7 +57,10 @@ def folder(recogniser: Wav2Vec2ForCTC, tmp_path: Path) -> Path:
 
 def test_what_a_run_keeps_for_itself_is_not_pushed(folder: Path) -> None:
     complete(folder)
+    (folder / "language_model").mkdir()
+    (folder / "language_model" / "5gram.bin").write_bytes(b"of another project")
     files = {file.as_posix() for file in pushed_files(folder)}
+    assert "language_model/5gram.bin" in files
     assert {"config.json", "model.safetensors", "metrics.json", "vocab.json", "preprocessor_config.json"} <= files
     assert not any(name.startswith(("checkpoint", "runs", "training_args", "adapter")) for name in files)
 
