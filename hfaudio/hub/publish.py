@@ -105,11 +105,12 @@ def publish(
     kind = kind_of(folder)
     if kind.name == AUTOENCODER:
         raise PublishError(f"{folder} opens with hfaudio alone; push it by `hf upload {repo_id} {folder}`")
+    base = public_base(folder, base_model) if kind.is_adapter else base_model
     complete(folder)
     executed = check(folder, kind_of(folder), model, inputs or default_inputs(kind.task))
-    if kind.is_adapter:
-        name_base(folder, base_model)
-    write_card(folder, repo_id, license=license, base_model=base_model, executed=executed)
+    if kind.is_adapter and base is not None:  # not before: the check opens the base that is here
+        name_base(folder, base)
+    write_card(folder, repo_id, license=license, base_model=base, executed=executed)
     files = pushed_files(folder)
     size = sum((folder / file).stat().st_size for file in files)
     commit = None
@@ -230,16 +231,22 @@ def ask_stranger(folder: Path, kind: Kind, items: Sequence[np.ndarray]) -> tuple
             return heard, str(file["printed"])
 
 
-def name_base(folder: Path, base_model: str | None) -> None:
-    """Write the Hub id of an adapter's base into its config; PublishError for a base that only this machine has."""
-    path = folder / "adapter_config.json"
-    config = json.loads(path.read_text(encoding="utf-8"))
+def public_base(folder: Path, base_model: str | None) -> str:
+    """The Hub id of an adapter's base; PublishError for a base that only this machine has."""
+    config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
     base = base_model or config["base_model_name_or_path"]
     if Path(base).exists():
         raise PublishError(
             f"the adapter in {folder} is of the model in {base}, which others do not have; push that first and give "
             "its id by base_model (--base_model user/name)"
         )
+    return base
+
+
+def name_base(folder: Path, base: str) -> None:
+    """Write the Hub id of an adapter's base into its config."""
+    path = folder / "adapter_config.json"
+    config = json.loads(path.read_text(encoding="utf-8"))
     path.write_text(json.dumps(config | {"base_model_name_or_path": base}, indent=2) + "\n", encoding="utf-8")
 
 

@@ -22,7 +22,7 @@ from transformers import (
 
 from hfaudio.data.bundled import path
 from hfaudio.hub.kind import kind_of
-from hfaudio.hub.publish import PublishError, check, complete, name_base, publish, pushed_files
+from hfaudio.hub.publish import PublishError, check, complete, name_base, public_base, publish, pushed_files
 from hfaudio.processing import build_char_tokenizer
 
 CLIPS = [
@@ -86,8 +86,8 @@ def test_an_adapter_needs_a_base_that_others_have(tmp_path: Path) -> None:
     config = tmp_path / "adapter_config.json"
     config.write_text(json.dumps({"base_model_name_or_path": str(tmp_path), "r": 4}))
     with pytest.raises(PublishError, match="push that first and give its id by base_model"):
-        name_base(tmp_path, None)
-    name_base(tmp_path, "ann/base")
+        public_base(tmp_path, None)
+    name_base(tmp_path, public_base(tmp_path, "ann/base"))
     assert json.loads(config.read_text()) == {"base_model_name_or_path": "ann/base", "r": 4}
 
 
