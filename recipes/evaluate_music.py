@@ -45,8 +45,8 @@ from hfaudio.inference.music_report import (
     plot_confusion,
     plot_guidance,
     plot_obedience,
-    plot_spectrograms,
 )
+from hfaudio.inference.spectrogram import plot_spectrograms
 from hfaudio.inference.transcribe import Transcriber
 from hfaudio.metrics.error_rate import word_error_rate
 from hfaudio.metrics.frechet import HubEmbedding, LogMelStatistics, frechet_with_floor

@@ -26,7 +26,7 @@ from hfaudio.demo.settings import (
     take_recording,
 )
 from hfaudio.inference.generate import MusicGenerator, Sampling
-from hfaudio.inference.music_report import plot_spectrograms
+from hfaudio.inference.spectrogram import plot_spectrograms
 from hfaudio.inference.transcribe import Transcriber
 
 PROMPTS = (

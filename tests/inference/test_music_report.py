@@ -14,7 +14,6 @@ from hfaudio.inference.music_report import (
     plot_confusion,
     plot_guidance,
     plot_obedience,
-    plot_spectrograms,
 )
 from hfaudio.metrics.obedience import ATTRIBUTES, Obedience, binomial_bar
 from hfaudio.metrics.results import share
@@ -64,8 +63,6 @@ def test_confusion_counts_what_was_heard_for_what_was_asked() -> None:
         lambda path: plot_obedience({"asked": scores(3, 9), "null": scores(1, 9)}, path),
         lambda path: plot_guidance({1.0: scores(1, 9), 3.0: scores(3, 9)}, path),
         lambda path: plot_confusion({"flute": {"flute": 1, "piano": 1}}, path),
-        lambda path: plot_spectrograms({"a": np.random.default_rng(0).normal(0, 0.1, (2, 16000))}, 16_000, path),
-        lambda path: plot_spectrograms({"silence": np.zeros((1, 16000), np.float32)}, 16_000, path),
         lambda path: plot_codecs(
             [{"name": "original", "bits": 256_000, "mode": 1.0}, {"name": "a 1", "bits": 900, "mode": 0.5}],
             CHANCES,
