@@ -20,6 +20,7 @@ from hfaudio.inference.transcribe import Transcriber, Transcript
 SCRIPT = Path(__file__).with_name("live.js").read_text(encoding="utf-8")
 MAX_SESSIONS = 40  # at once
 IDLE_SECONDS = 60.0  # after which a session is given up whose page is silent
+MAX_CHARS = 64_000_000  # of a request's sound: eight minutes at 48 kHz that could not be sent before
 WAIT_SECONDS = 0.2  # for the end of a session in one request
 RATES = (8_000, 192_000)  # Hz
 
@@ -129,6 +130,8 @@ class LiveServer:
         """
         try:
             name, number, rate = str(request["session"]), int(request["number"]), int(request["rate"])
+            if len(request["sound"]) > MAX_CHARS:
+                return {"error": f"{len(request['sound'])} characters of sound in a request, at most {MAX_CHARS}."}
             samples = np.frombuffer(base64.b64decode(request["sound"], validate=True), "<i2")
         except (KeyError, TypeError, ValueError, binascii.Error):
             return {"error": "The request is not what this page sends."}

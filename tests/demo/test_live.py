@@ -68,13 +68,16 @@ def test_two_who_speak_at_once_do_not_hear_each_other(
         assert answer["files"]["txt"] == text + "\n"
 
 
-def test_limits_and_nonsense_are_told(model: Opened[Transcriber]) -> None:
+def test_limits_and_nonsense_are_told(model: Opened[Transcriber], monkeypatch: pytest.MonkeyPatch) -> None:
     server = LiveServer(model, Limits(live_minutes=0.05))
     session = server.open_session()["session"]
     assert "at most 0.05 minutes" in server.listen(request(session, 0, np.zeros(4 * RATE, np.float32)))["error"]
     session = server.open_session()["session"]
     for wrong in ({}, {"session": session}, {"session": session, "number": 0, "rate": RATE, "sound": "?"}, None):
         assert server.listen(wrong) == {"error": "The request is not what this page sends."}  # type: ignore[arg-type]
+    monkeypatch.setattr("hfaudio.demo.live.MAX_CHARS", 8)
+    assert "at most 8" in server.listen(request(session, 0, np.zeros(100, np.float32)))["error"]
+    monkeypatch.undo()
     assert "not between" in server.listen(request(session, 0, np.zeros(10, np.float32)) | {"rate": 3})["error"]
     assert "has ended" in server.listen(request("somebody else", 0, np.zeros(10, np.float32)))["error"]
 
