@@ -172,7 +172,7 @@ def _scoring(kind: Kind, model: str) -> str:
     return _program(
         imports,
         f"""\
-tokenizer = AutoTokenizer.from_pretrained({json.dumps(model)})
+tokenizer = AutoTokenizer.from_pretrained({json.dumps(model)}{options})
 model = AutoModelForCausalLM.from_pretrained({json.dumps(model)}{options})
 tokens = tokenizer("{PROMPT}", return_tensors="pt").input_ids
 with torch.no_grad():

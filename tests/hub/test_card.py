@@ -197,6 +197,18 @@ def test_a_path_is_never_called_a_dataset_of_the_hub(dataset: str, tmp_path: Pat
     assert "/data" not in str(made) and "huggingface.co" not in str(made)
 
 
+def test_a_language_without_a_code_is_left_out(ctc: Path) -> None:
+    assert build_card(ctc, language=["hi", "Hindi"]).data.language == ["hi"]
+
+
+def test_a_language_model_with_code_is_opened_without_a_question(tmp_path: Path) -> None:
+    config = {"architectures": ["LstmLMForCausalLM"], "model_type": "lstm_lm"}
+    folder = folder_with(tmp_path, {"config.json": config, "hfaudio_models_lstm_lm.py": ""})
+    calls = [node for node in ast.walk(ast.parse(usage(kind_of(folder), "me/lm"))) if isinstance(node, ast.Call)]
+    opened = [call for call in calls if isinstance(call.func, ast.Attribute) and call.func.attr == "from_pretrained"]
+    assert [[word.arg for word in call.keywords] for call in opened] == [["trust_remote_code"]] * 2
+
+
 def test_no_path_of_the_machine_is_told(ctc: Path) -> None:
     text = build_card(ctc).text
     assert "accelerate launch recipes/asr_ctc.py digits.yaml --output_dir=out --model user/base" in text
