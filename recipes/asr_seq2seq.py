@@ -203,6 +203,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
         processes=args.world_size,
         base_model=None if model_args.model == "new" else model_args.model,
         dataset=data_args.dataset,
+        dataset_id=data_args.dataset_id,
         language=data_args.language,
         skipped=skipped,
         **training_facts(trainer.model),

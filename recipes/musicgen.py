@@ -243,6 +243,8 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
         command=command_line(),
         base_model=None if model_args.model == "new" else model_args.model,
         dataset=data_args.dataset,
+        dataset_id=data_args.dataset_id,
+        prompts=prompts,
         processes=args.world_size,
         skipped=skipped,
         **training_facts(trainer.model),

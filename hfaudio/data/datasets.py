@@ -150,6 +150,12 @@ class DataArguments:
             raise ValueError(f"each column can have one role; got {', '.join(named)}")
 
     @property
+    def dataset_id(self) -> str | None:
+        """The dataset's id on the Hub; None of a folder, a file, and what is bundled."""
+        is_here = self.dataset in BUNDLED or Path(self.dataset).expanduser().exists()
+        return None if is_here else self.dataset
+
+    @property
     def optional_columns(self) -> dict[str, str | None]:
         """The column that was named for each standard name which not every dataset has."""
         return {

@@ -163,7 +163,7 @@ def write_card(folder: Path, repo_id: str | None = None, **options: Any) -> Mode
     run = _run_folder(folder)
     if run != folder:
         shutil.copy(run / "metrics.json", folder)
-        for picture in _pictures(run) + _sample_files(run):
+        for picture in _pictures(run) + sample_files(run):
             (folder / picture).parent.mkdir(exist_ok=True)
             shutil.copy(run / picture, folder / picture)
     facts = _facts(folder, repo_id, base_model=options.get("base_model"), base_license=options.get("base_license"))
@@ -468,7 +468,7 @@ def _usage(facts: Facts, executed: str | None) -> str:
 
 
 def _samples(facts: Facts) -> str:
-    files = _sample_files(_run_folder(facts.folder))
+    files = sample_files(_run_folder(facts.folder))
     pictures = [file for file in files if file.suffix in (".png", ".jpg")]
     prompts = facts.results.get("prompts", [])
     lines = []
@@ -486,7 +486,7 @@ def _samples(facts: Facts) -> str:
     return "\n\n".join(part for part in parts if part)
 
 
-def _sample_files(folder: Path) -> list[Path]:
+def sample_files(folder: Path) -> list[Path]:
     """Audio and pictures in samples/, relative to the folder: of several steps those of the last one."""
     files = [file for file in sorted((folder / "samples").glob("*")) if file.suffix in SAMPLE_SUFFIXES]
     steps = {file: int(step[1]) for file in files if (step := re.search(r"step-(\d+)", file.stem))}

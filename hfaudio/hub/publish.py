@@ -22,7 +22,7 @@ import hfaudio.auto  # noqa: F401, folders of our own models open below
 from hfaudio.audio.io import Source, load_audio, save_audio
 from hfaudio.data.datasets import DataArguments, load_split
 from hfaudio.hub import stranger
-from hfaudio.hub.card import write_card
+from hfaudio.hub.card import sample_files, write_card
 from hfaudio.hub.kind import AUTOENCODER, RECORDING, Kind, kind_of, usage
 from hfaudio.models.modes import evaluating
 from hfaudio.processing.remote_code import carry_code
@@ -251,8 +251,10 @@ def name_base(folder: Path, base: str) -> None:
 
 
 def pushed_files(folder: Path) -> list[Path]:
-    """Files of a model folder, relative to it, without what a run leaves for itself."""
+    """Files of a model folder, relative to it, without what a run leaves for itself, and samples of earlier steps."""
+    shown = sample_files(folder)
     files = (file.relative_to(folder) for file in sorted(folder.rglob("*")) if file.is_file())
+    files = (file for file in files if file.parts[0] != "samples" or file in shown)
     return [file for file in files if not any(fnmatch(file.as_posix(), pattern) for pattern in NOT_PUSHED)]
 
 

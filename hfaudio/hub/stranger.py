@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import AutoFeatureExtractor, EncodecModel, pipeline
+from transformers import AutoFeatureExtractor, AutoModelForCausalLM, AutoTokenizer, EncodecModel, pipeline
 
 CLIP_RATE = 16_000  # Hz, of the clips
 MUSIC_STEPS = 40  # of a clip that is generated: enough to hear all codebooks
@@ -24,7 +24,11 @@ MUSIC_STEPS = 40  # of a clip that is generated: enough to hear all codebooks
 
 @dataclass(frozen=True)
 class Opened:
-    """A model with what prepares its inputs; `pipe` is None for a codec, of which transformers has no pipeline."""
+    """A model with what prepares its inputs.
+
+    `pipe` is None for a codec, of which transformers has no pipeline, and for a language model, which need not
+    generate.
+    """
 
     task: str
     model: Any
@@ -34,12 +38,10 @@ class Opened:
 
 
 def text(opened: Opened, item: Any) -> str:
-    """What the pipeline writes for one input; "" where it gives sound, which is only looked at."""
+    """What the pipeline writes for one input; "" where there is none, and where it gives sound, which is looked at."""
     if opened.task == "automatic-speech-recognition":
         rate = opened.extractor.sampling_rate
         return opened.pipe({"raw": resampled(item, rate), "sampling_rate": rate})["text"]
-    if opened.task == "text-generation":
-        return opened.pipe(str(item), max_new_tokens=5, do_sample=False)[0]["generated_text"]
     if opened.task == "text-to-audio":
         options = {"do_sample": False, "max_new_tokens": MUSIC_STEPS}
         audio = opened.pipe(str(item), generate_kwargs=options)["audio"]
@@ -55,7 +57,7 @@ def numbers(opened: Opened, model: Any, item: Any) -> np.ndarray:
         return codec_audio(model, opened.extractor, item)
     if opened.task == "automatic-speech-recognition":
         rate = opened.extractor.sampling_rate
-        inputs = opened.extractor(resampled(item, rate), sampling_rate=rate, return_tensors="pt")
+        inputs = opened.extractor(resampled(item, rate), sampling_rate=rate, return_tensors="pt").to(model.dtype)
         if model.can_generate():
             inputs["decoder_input_ids"] = start_tokens(model)
     else:
@@ -93,6 +95,10 @@ def open_folder(task: str, folder: str, *, trust_remote_code: bool) -> Opened:
     if task == "codec":
         model = EncodecModel.from_pretrained(folder).eval()
         return Opened(task, model, AutoFeatureExtractor.from_pretrained(folder), None, None)
+    if task == "text-generation":
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
+        model = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=trust_remote_code).eval()
+        return Opened(task, model, None, tokenizer, None)
     pipe: Any = pipeline(task, model=folder, trust_remote_code=trust_remote_code)  # type: ignore[call-overload]
     return Opened(task, pipe.model, pipe.feature_extractor, pipe.tokenizer, pipe)
 

@@ -639,3 +639,9 @@ def test_lengths_of_a_stream_come_from_a_column_if_named(tmp_path: Path) -> None
         pq.write_table(pa.table(rows), tmp_path / f"{split}.parquet")
     with pytest.raises(ValueError, match=r"'length' .* holds .*, not numbers of seconds"):
         load_splits(arguments)
+
+
+def test_only_what_is_not_here_has_an_id_of_the_hub(tmp_path: Path) -> None:
+    assert DataArguments().dataset_id is None
+    assert DataArguments(dataset=str(tmp_path)).dataset_id is None
+    assert DataArguments(dataset="user/recordings").dataset_id == "user/recordings"

@@ -23,6 +23,7 @@ from transformers import (
 from hfaudio.data.bundled import path
 from hfaudio.hub.kind import kind_of
 from hfaudio.hub.publish import PublishError, check, complete, name_base, public_base, publish, pushed_files
+from hfaudio.models import LstmLMConfig, LstmLMForCausalLM
 from hfaudio.processing import build_char_tokenizer
 
 CLIPS = [
@@ -57,10 +58,14 @@ def folder(recogniser: Wav2Vec2ForCTC, tmp_path: Path) -> Path:
 
 def test_what_a_run_keeps_for_itself_is_not_pushed(folder: Path) -> None:
     complete(folder)
+    (folder / "samples").mkdir()
+    for name in ("step-5-1.wav", "step-10-1.wav"):
+        (folder / "samples" / name).write_bytes(b"sound")
     (folder / "language_model").mkdir()
     (folder / "language_model" / "5gram.bin").write_bytes(b"of another project")
     files = {file.as_posix() for file in pushed_files(folder)}
     assert "language_model/5gram.bin" in files
+    assert {name for name in files if name.startswith("samples/")} == {"samples/step-10-1.wav"}  # of the last step
     assert {"config.json", "model.safetensors", "metrics.json", "vocab.json", "preprocessor_config.json"} <= files
     assert not any(name.startswith(("checkpoint", "runs", "training_args", "adapter")) for name in files)
 
@@ -142,3 +147,15 @@ json.dump([info.private, info.pipeline_tag, result.metric_value, isinstance(text
     told = json.loads(files["metrics.json"])["metrics"]["test/wer/greedy"]["value"]
     found = run_child(program, environment)
     assert found == [True, "automatic-speech-recognition", pytest.approx(100 * told, abs=0.01), True]
+
+
+def test_a_language_model_that_does_not_generate_is_checked_by_its_logits(tmp_path: Path) -> None:
+    """An LSTM for rescoring: a stranger loads it with the code in its folder."""
+    tokenizer = build_char_tokenizer(["abc"])
+    torch.manual_seed(0)
+    model = LstmLMForCausalLM(LstmLMConfig(vocab_size=len(tokenizer), hidden_size=8, num_hidden_layers=1)).eval()
+    model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    published = publish(tmp_path, "ann/lm", model=model, inputs=["ab c", "cab"], dry_run=True)
+    assert Path("hfaudio_models_lstm_lm.py") in published.files
+    assert "nats a token" in (tmp_path / "README.md").read_text()
