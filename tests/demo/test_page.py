@@ -20,6 +20,22 @@ from hfaudio.demo.live import LiveSession
 TABS = ("Captions", "Live captions", "Text to music", "Speak a prompt, hear the music")
 
 
+# Counts the samples that the page's recorder hears, up to the press of its Stop button.
+COUNT_SAMPLES = """
+window.heard = 0;
+window.counts = true;
+window.AudioWorkletNode = class extends AudioWorkletNode {
+  constructor(...values) {
+    super(...values);
+    this.port.addEventListener('message', (event) => { if (window.counts) window.heard += event.data.length; });
+  }
+};
+document.addEventListener('click', (event) => {
+  if (event.target.closest('#live [aria-pressed=true]')) window.counts = false;
+}, true);
+"""
+
+
 def caption_example(page: Page) -> None:
     page.click("#caption-example")
     page.wait_for_selector("#caption-file .file-preview")
@@ -128,12 +144,14 @@ def test_live_captions_hear_every_sample(
     hear = LiveSession.hear
 
     def recorded(session: LiveSession, number: int, sample_rate: int, samples: np.ndarray) -> None:
-        received.append(samples.astype(np.float32) / 32768)
+        if number == session._number:  # not what is sent again
+            received.append(samples.astype(np.float32) / 32768)
         rates.add(sample_rate)
         hear(session, number, sample_rate, samples)
 
     monkeypatch.setattr(LiveSession, "hear", recorded)
     page = browse(spoken).new_page()
+    page.add_init_script(COUNT_SAMPLES)
     page.goto(address)
     page.get_by_role("tab", name="Live captions", exact=True).click()
     page.click("#live [data-part=button]")
@@ -145,7 +163,9 @@ def test_live_captions_hear_every_sample(
     with page.expect_download() as download:
         page.click("#live a[download='live.srt']")
     captions = webvtt.from_srt(download.value.path())
+    heard = page.evaluate("window.heard")
     page.close()
+    assert sum(map(len, received)) == heard > 0
     assert text == " ".join(text for text, _ in prompts) and captions[0].text.startswith("a dreamy organ")
     source, rate = soundfile.read(spoken, dtype="float32")
     sound = resample(np.concatenate(received), rates.pop(), rate)
@@ -154,7 +174,8 @@ def test_live_captions_hear_every_sample(
         piece = sound[first : first + rate]
         if np.abs(piece).max() > 0.05:
             begins.append(int(np.abs(correlate(source, piece, "valid", "fft")).argmax()) - first)
-    assert len(begins) >= 6 and max(begins) - min(begins) <= 2
+    # A lost request would be a gap of 0.25 s. Chromium's fake microphone itself slips by some ms on a loaded machine.
+    assert len(begins) >= 6 and max(begins) - min(begins) < 0.02 * rate
 
 
 def test_two_users_at_once_get_their_own_captions(browser: Browser, address: str, spoken: Path) -> None:
