@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pyarrow as pa
@@ -68,24 +69,32 @@ def songs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def run_recipe() -> Callable[..., dict]:
+def open_page() -> Callable[[str], ModuleType]:
+    """Opens a file of this repository that is run and not imported, such as "recipes/codec.py"."""
+
+    def open_file(place: str) -> ModuleType:
+        file = Path(__file__).parents[1] / place
+        spec = importlib.util.spec_from_file_location(file.stem, file)
+        assert spec is not None and spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[file.stem] = module  # dataclasses look there, checkpoints name it, scripts import each other
+        spec.loader.exec_module(module)
+        return module
+
+    return open_file
+
+
+@pytest.fixture(scope="session")
+def run_recipe(open_page: Callable[[str], ModuleType]) -> Callable[..., dict]:
     """Runs recipes/asr_ctc.py in this process with command-line arguments; returns its results."""
-    file = Path(__file__).parents[1] / "recipes" / "asr_ctc.py"
-    spec = importlib.util.spec_from_file_location("asr_ctc", file)
-    recipe = importlib.util.module_from_spec(spec)
-    sys.modules["asr_ctc"] = recipe
-    spec.loader.exec_module(recipe)
+    recipe = open_page("recipes/asr_ctc.py")
     return lambda *argv: recipe.main([str(argument) for argument in argv])
 
 
 @pytest.fixture(scope="session")
-def run_seq2seq() -> Callable[..., dict]:
+def run_seq2seq(open_page: Callable[[str], ModuleType]) -> Callable[..., dict]:
     """Runs recipes/asr_seq2seq.py in this process with command-line arguments; returns its results."""
-    file = Path(__file__).parents[1] / "recipes" / "asr_seq2seq.py"
-    spec = importlib.util.spec_from_file_location("asr_seq2seq", file)
-    recipe = importlib.util.module_from_spec(spec)
-    sys.modules["asr_seq2seq"] = recipe
-    spec.loader.exec_module(recipe)
+    recipe = open_page("recipes/asr_seq2seq.py")
     return lambda *argv: recipe.main([str(argument) for argument in argv])
 
 

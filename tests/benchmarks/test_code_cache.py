@@ -1,24 +1,16 @@
 """The benchmark of the code cache run for real, on a few clips."""
 
-import importlib.util
 import re
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Callable, Iterator
 from types import ModuleType
 
 import pytest
 import torch
 
-FILE = Path(__file__).parents[2] / "benchmarks" / "code_cache.py"
-
 
 @pytest.fixture(scope="module")
-def script() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("benchmark_code_cache", FILE)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def script(open_page: Callable[[str], ModuleType]) -> ModuleType:
+    return open_page("benchmarks/code_cache.py")
 
 
 @pytest.fixture(autouse=True)

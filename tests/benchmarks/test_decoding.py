@@ -1,8 +1,8 @@
 """The decoder benchmark run for real on a made-up language, and the pieces its figures rest on."""
 
-import importlib.util
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
@@ -13,14 +13,10 @@ FOLDER = Path(__file__).parents[2] / "benchmarks"
 
 
 @pytest.fixture(scope="module")
-def script() -> ModuleType:
+def script(open_page: Callable[[str], ModuleType]) -> ModuleType:
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(FOLDER))  # as for a script that is run
-        spec = importlib.util.spec_from_file_location("benchmark_decoding", FOLDER / "decoding.py")
-        module = importlib.util.module_from_spec(spec)
-        sys.modules["benchmark_decoding"] = module
-        spec.loader.exec_module(module)
-        return module
+        return open_page("benchmarks/decoding.py")
 
 
 @pytest.fixture(scope="module")

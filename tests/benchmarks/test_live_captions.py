@@ -1,9 +1,7 @@
 """The benchmark of live captions run for real, on a few seconds and not in real time."""
 
-import importlib.util
 import json
-import sys
-from pathlib import Path
+from collections.abc import Callable
 from types import ModuleType
 
 import numpy as np
@@ -12,17 +10,10 @@ import pytest
 from hfaudio.data.bundled import path
 from hfaudio.inference.transcribe import Transcriber
 
-FILE = Path(__file__).parents[2] / "benchmarks" / "live_captions.py"
-
 
 @pytest.fixture(scope="module")
-def script() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("benchmark_live_captions", FILE)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
+def script(open_page: Callable[[str], ModuleType]) -> ModuleType:
+    return open_page("benchmarks/live_captions.py")
 
 
 def test_nothing_that_was_sent_is_lost(script: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:

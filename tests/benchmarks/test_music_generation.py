@@ -1,8 +1,7 @@
 """The benchmark of music generation run for real, with a model of one layer."""
 
-import importlib.util
 import re
-from pathlib import Path
+from collections.abc import Callable
 from types import ModuleType
 
 import pytest
@@ -11,15 +10,10 @@ import torch
 from hfaudio.inference.generate import MusicGenerator
 from hfaudio.training.music_models import MusicModelArguments, open_music_model
 
-FILE = Path(__file__).parents[2] / "benchmarks" / "music_generation.py"
-
 
 @pytest.fixture(scope="module")
-def script() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("benchmark_music_generation", FILE)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def script(open_page: Callable[[str], ModuleType]) -> ModuleType:
+    return open_page("benchmarks/music_generation.py")
 
 
 @pytest.fixture

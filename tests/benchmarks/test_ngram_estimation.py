@@ -1,9 +1,9 @@
 """The estimation benchmark run for real on a made-up text, and its comparison of two models."""
 
-import importlib.util
 import json
 import stat
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
@@ -11,16 +11,10 @@ import pytest
 
 from hfaudio.ngram.model import NGramLM
 
-FILE = Path(__file__).parents[2] / "benchmarks" / "ngram_estimation.py"
-
 
 @pytest.fixture(scope="module")
-def script() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("ngram_estimation", FILE)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["ngram_estimation"] = module
-    spec.loader.exec_module(module)
-    return module
+def script(open_page: Callable[[str], ModuleType]) -> ModuleType:
+    return open_page("benchmarks/ngram_estimation.py")
 
 
 def test_it_writes_a_table_and_json(script: ModuleType, tmp_path: Path) -> None:

@@ -1,7 +1,6 @@
 """Streams under `accelerate launch`, killed and resumed for real."""
 
-import importlib.util
-import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
@@ -11,13 +10,8 @@ from hfaudio.data.stream import AudioStream
 
 
 @pytest.fixture(scope="module")
-def benchmark() -> ModuleType:
-    path = Path(__file__).parents[2] / "benchmarks" / "stream_resume.py"
-    spec = importlib.util.spec_from_file_location("stream_resume", path)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["stream_resume"] = module  # dataclasses look for it there
-    spec.loader.exec_module(module)
-    return module
+def benchmark(open_page: Callable[[str], ModuleType]) -> ModuleType:
+    return open_page("benchmarks/stream_resume.py")
 
 
 @pytest.fixture(scope="module")

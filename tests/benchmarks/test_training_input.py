@@ -1,8 +1,7 @@
 """The benchmark run for real on songs of tones: its figures are there, and both sides do equal work."""
 
-import importlib.util
 import json
-import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
@@ -14,16 +13,10 @@ from hfaudio.data.datasets import DataArguments, RowCheck, load_split
 from hfaudio.models import LstmCTCConfig, LstmForCTC
 from hfaudio.processing import SpectralFeatureExtractor, build_char_tokenizer
 
-SCRIPT = Path(__file__).parents[2] / "benchmarks" / "training_input.py"
-
 
 @pytest.fixture(scope="module")
-def script() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("training_input", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["training_input"] = module
-    spec.loader.exec_module(module)
-    return module
+def script(open_page: Callable[[str], ModuleType]) -> ModuleType:
+    return open_page("benchmarks/training_input.py")
 
 
 def test_figures_and_ratios_are_written(script: ModuleType, songs: Path, tmp_path: Path) -> None:

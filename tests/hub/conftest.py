@@ -1,30 +1,19 @@
 """A Hub of our own, and child processes that talk to it as they would to the real one."""
 
-import importlib.util
 import json
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
 
 
-def open_double() -> ModuleType:
-    """tests/hub/double.py; tests are no package, so it is not imported by name."""
-    spec = importlib.util.spec_from_file_location("hub_double", Path(__file__).with_name("double.py"))
-    assert spec is not None and spec.loader is not None
-    module = sys.modules["hub_double"] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.fixture(scope="session")
-def hub_double() -> ModuleType:
-    """The module tests/hub/double.py."""
-    return open_double()
+def hub_double(open_page: Callable[[str], ModuleType]) -> ModuleType:
+    """The module tests/hub/double.py; tests are no package, so it is not imported by name."""
+    return open_page("tests/hub/double.py")
 
 
 @pytest.fixture

@@ -1,6 +1,5 @@
 """The recipe run for real on songs of tones: here, resumed, streamed, stereo, and under two processes."""
 
-import importlib.util
 import io
 import json
 import os
@@ -8,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pyarrow as pa
@@ -51,11 +51,8 @@ SMALL += ["--per_device_train_batch_size", "8", "--logging_steps", "5"]
 
 
 @pytest.fixture(scope="module")
-def recipe() -> Iterator[Callable[..., dict]]:
-    spec = importlib.util.spec_from_file_location("codec_recipe", RECIPE)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["codec_recipe"] = module
-    spec.loader.exec_module(module)
+def recipe(open_page: Callable[[str], ModuleType]) -> Iterator[Callable[..., dict]]:
+    module = open_page("recipes/codec.py")
 
     def run(*argv: object) -> dict:
         AcceleratorState._reset_state(reset_partial_state=True)  # device and precision are chosen once in a process

@@ -1,12 +1,11 @@
 """The evaluations run for real: an untrained small codec and Opus on clips of the bundled music and speech; a small
 untrained MusicGen, and one that plays training clips again, by heart."""
 
-import importlib.util
 import json
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -19,15 +18,10 @@ from hfaudio.text.prompts import INSTRUMENTS, TEMPOS
 from hfaudio.training.codec_models import CodecArguments, build_codec
 from hfaudio.training.music_models import MusicModelArguments, open_music_model
 
-RECIPE = Path(__file__).parents[2] / "recipes" / "evaluate_music.py"
-
 
 @pytest.fixture(scope="module")
-def recipe() -> Callable[..., dict]:
-    spec = importlib.util.spec_from_file_location("evaluate_music", RECIPE)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["evaluate_music"] = module
-    spec.loader.exec_module(module)
+def recipe(open_page: Callable[[str], ModuleType]) -> Callable[..., dict]:
+    module = open_page("recipes/evaluate_music.py")
     return lambda *argv: module.main([str(argument) for argument in argv])
 
 

@@ -1,8 +1,7 @@
 """recipes/musicgen.py run for real on a few bundled clips."""
 
-import importlib.util
 import json
-import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -14,7 +13,6 @@ from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 from transformers import pipeline
 
-RECIPE = Path(__file__).parents[2] / "recipes" / "musicgen.py"
 SMALL = """--hidden_size 32 --num_hidden_layers 1 --num_attention_heads 2 --ffn_dim 32 --text_hidden_size 16
 --window_seconds 1 --max_train_examples 8 --max_eval_examples 4 --watch_examples 4 --dataloader_num_workers 0
 --per_device_train_batch_size 4 --logging_steps 1 --use_cpu True --report_to none --disable_tqdm True""".split()
@@ -22,14 +20,8 @@ FACTS = "--fact_columns instrument tempo mood key metre form --caption_style pro
 
 
 @pytest.fixture(scope="module")
-def recipe() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("musicgen_recipe", RECIPE)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[module.__name__] = module  # checkpoints name the class of their arguments
-    spec.loader.exec_module(module)
-    return module
+def recipe(open_page: Callable[[str], ModuleType]) -> ModuleType:
+    return open_page("recipes/musicgen.py")
 
 
 @pytest.fixture(scope="module")

@@ -1,12 +1,12 @@
 """The recipe run for real on sentences of a toy language: here, resumed, and under two processes."""
 
-import importlib.util
 import json
 import os
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -22,11 +22,8 @@ SMALL = ["--hidden_size", "64", "--use_cpu", "--disable_tqdm", "True", "--save_s
 
 
 @pytest.fixture(scope="module")
-def recipe() -> Callable[..., dict]:
-    spec = importlib.util.spec_from_file_location("neural_lm", RECIPE)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["neural_lm"] = module
-    spec.loader.exec_module(module)
+def recipe(open_page: Callable[[str], ModuleType]) -> Callable[..., dict]:
+    module = open_page("recipes/neural_lm.py")
     return lambda *argv: module.main([str(argument) for argument in argv])
 
 

@@ -1,6 +1,5 @@
 """recipes/pseudo_label.py run for real on songs of tones."""
 
-import importlib.util
 import json
 import os
 import shutil
@@ -8,7 +7,9 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 import pyarrow.parquet as pq
 import pytest
@@ -20,11 +21,8 @@ ALL = ["--min_log_prob", "-100", "--min_agreement", "0", "--device", "cpu", "--n
 
 
 @pytest.fixture(scope="module")
-def run_labels():
-    spec = importlib.util.spec_from_file_location("pseudo_label", RECIPE)
-    recipe = importlib.util.module_from_spec(spec)
-    sys.modules["pseudo_label"] = recipe
-    spec.loader.exec_module(recipe)
+def run_labels(open_page: Callable[[str], ModuleType]):
+    recipe = open_page("recipes/pseudo_label.py")
     return lambda *argv: recipe.main([str(argument) for argument in argv])
 
 

@@ -1,35 +1,24 @@
 """The score generator and the plan of the music dataset; what needs no synthesiser."""
 
-import importlib.util
 import random
 import sys
-from pathlib import Path
+from collections.abc import Callable
 from types import ModuleType
 
 import mido
 import numpy as np
 import pytest
 
-SCRIPTS = Path(__file__).parents[2] / "scripts"
 
-
-def script(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(name, SCRIPTS / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
-    return module
+@pytest.fixture(scope="module")
+def score(open_page: Callable[[str], ModuleType]) -> ModuleType:
+    return open_page("scripts/music_score.py")
 
 
 @pytest.fixture(scope="module")
-def score() -> ModuleType:
-    return script("music_score")
-
-
-@pytest.fixture(scope="module")
-def build(score: ModuleType) -> ModuleType:
-    script("music_render")
-    return script("build_music")
+def build(score: ModuleType, open_page: Callable[[str], ModuleType]) -> ModuleType:
+    open_page("scripts/music_render.py")
+    return open_page("scripts/build_music.py")
 
 
 def tunes(score: ModuleType, metre: str, count: int = 20) -> list:
@@ -145,8 +134,8 @@ def test_too_few_tunes_and_a_missing_soundfont_end_the_program(build, tmp_path) 
         sys.modules["music_render"].check_synthesiser(tmp_path / "none.sf2")
 
 
-def test_midi_files_are_read_with_their_signatures_and_cut_at_bars(build, score, tmp_path) -> None:
-    render = script("render_midi")
+def test_midi_files_are_read_with_their_signatures_and_cut_at_bars(build, score, open_page, tmp_path) -> None:
+    render = open_page("scripts/render_midi.py")
     track = mido.MidiTrack(
         [
             mido.MetaMessage("key_signature", key="F#m"),

@@ -1,9 +1,9 @@
 """The Space is a folder that runs by itself: package, bundled models, requirements, front matter."""
 
-import importlib.util
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
@@ -11,16 +11,10 @@ import pytest
 import yaml
 from packaging.requirements import Requirement
 
-SCRIPT = Path(__file__).parents[2] / "scripts" / "build_space.py"
-
 
 @pytest.fixture(scope="module")
-def script() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("build_space", SCRIPT)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def script(open_page: Callable[[str], ModuleType]) -> ModuleType:
+    return open_page("scripts/build_space.py")
 
 
 def test_the_space_holds_what_it_needs(script: ModuleType, tmp_path: Path) -> None:
