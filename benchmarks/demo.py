@@ -28,13 +28,11 @@ from urllib.request import urlopen
 
 import numpy as np
 import soundfile
+from live_captions import MICROPHONE_RATE, RATE, bundled_speech
 
-from hfaudio.audio.io import load_audio
 from hfaudio.audio.resample import resample
-from hfaudio.data.datasets import DataArguments, load_split
 from hfaudio.metrics import word_error_rate
 
-RATE = 16_000
 PARTS = ("start", "captions", "live", "slow", "clients")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
@@ -47,35 +45,27 @@ def main() -> None:
     parser.add_argument("--requests", type=int, default=200, help="of all clients together")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        speech, text, first_speech = spoken(Path(folder, "speech.wav"), arguments.seconds)
+        speech = Path(folder, "speech.wav")
+        text, begins = spoken(speech, arguments.seconds)
         figures: dict[str, Any] = {}
         if "start" in arguments.parts:
             figures["start"] = cold_start()
         if "captions" in arguments.parts:
             figures["captions"] = captions(speech, text)
         if "live" in arguments.parts:
-            figures["live"] = live(speech, text, first_speech, slow=0)
+            figures["live"] = live(speech, text, begins, slow=0)
         if "slow" in arguments.parts:
-            figures["slow"] = live(speech, text, first_speech, slow=2)
+            figures["slow"] = live(speech, text, begins, slow=2)
         if "clients" in arguments.parts:
             figures["clients"] = many_clients(arguments.clients, arguments.requests)
     print(json.dumps(figures, indent=2))
 
 
-def spoken(path: Path, seconds: float) -> tuple[Path, str, float]:
-    """Bundled test clips with pauses of a second as a wav at 48 kHz; their text, and the second at which it begins."""
-    rows = load_split(DataArguments(), "test")
-    pause = np.zeros(RATE, np.float32)
-    parts, texts = [pause], []
-    while sum(map(len, parts)) < seconds * RATE:
-        row = rows[7 * len(texts)]
-        parts += [load_audio(row["audio"], RATE), pause]
-        texts.append(row["text"])
-    samples = np.concatenate(parts)
-    upsampled = np.interp(np.arange(3 * len(samples)) / 3, np.arange(len(samples)), samples)
-    soundfile.write(path, upsampled, 48_000)
-    loud = np.flatnonzero(np.abs(samples) > 0.02)
-    return path, " ".join(texts), float(loud[0] / RATE)
+def spoken(path: Path, seconds: float) -> tuple[str, float]:
+    """Write bundled test clips with pauses of a second; their text, and the second at which it begins."""
+    speech = bundled_speech(seconds, pause=1.0)
+    soundfile.write(path, resample(speech.samples, RATE, MICROPHONE_RATE), MICROPHONE_RATE)
+    return str(speech.text), speech.begins
 
 
 @contextmanager
@@ -153,7 +143,7 @@ def captions(speech: Path, text: str) -> dict[str, float]:
     }
 
 
-def live(speech: Path, text: str, first_speech: float, slow: float) -> dict[str, float]:
+def live(speech: Path, text: str, begins: float, slow: float) -> dict[str, float]:
     """The whole recording by the browser's microphone. `slow` seconds of sleep are added for each second decoded."""
     import hfaudio.demo.live as live_module
     from hfaudio.demo.app import served
@@ -206,9 +196,9 @@ def live(speech: Path, text: str, first_speech: float, slow: float) -> dict[str,
         "wer": word_error_rate([text], [shown]).value,
     }
     if first_text is not None:
-        # Speech begins `first_speech` into the file, of which the first chunk begins at `place`, half a second
+        # Speech begins `begins` seconds into the file, of which the first chunk begins at `place`, half a second
         # before it arrives.
-        began = received[0][0] - len(received[0][2]) / received[0][1] + first_speech - place
+        began = received[0][0] - len(received[0][2]) / received[0][1] + begins - place
         figures["first_partial_seconds"] = first_text - began
     return figures
 

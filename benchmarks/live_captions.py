@@ -39,7 +39,7 @@ from hfaudio.metrics import word_error_rate
 
 RATE = 16_000
 MICROPHONE_RATE = 48_000
-CHUNK_SECONDS = 0.5  # gradio's microphone at stream_every=0.5
+CHUNK_SECONDS = 0.5
 POLL_SECONDS = 0.01
 SLEEP = 2.0  # seconds for a second of sound: half of real time
 LOUD = 0.02  # of full scale; where speech begins

@@ -11,19 +11,20 @@ import numpy as np
 from hfaudio.audio.io import AudioError, Source, stream_audio
 from hfaudio.demo import player
 from hfaudio.demo.settings import (
-    MEDIA_TYPES,
     SPEECH_RATE,
     DemoSettings,
     Opened,
     check_recording,
     readable,
     take_recording,
+    upload,
 )
 from hfaudio.inference.subtitles import Segment, segment_words, segments, to_json, to_srt, to_txt, to_vtt
 from hfaudio.inference.transcribe import Transcriber, Transcript
 
 EMPTY = '<p class="note">The captions appear here, with the recording to play along.</p>'
 HOTWORD_LIMIT = 100
+BEAM_WIDTH = 100
 
 
 def split_hotwords(text: str) -> list[str]:
@@ -39,9 +40,9 @@ def transcribe(
     model: Opened[Transcriber],
     source: Source,
     progress: gr.Progress,
-    language_model: bool,
-    hotwords: str,
-    beam_width: float,
+    language_model: bool = True,
+    hotwords: str = "",
+    beam_width: float = BEAM_WIDTH,
 ) -> Transcript:
     """What is said in a recording that was checked; gradio.Error for what a user can mend."""
     if not model.is_open:
@@ -108,7 +109,7 @@ def captions_tab(settings: DemoSettings, model: Opened[Transcriber], folder: Pat
     ) -> tuple[Any, ...]:
         if path is None:
             raise gr.Error("Choose a recording first, or try the example.", title="No recording")
-        check_recording(path, limits)
+        check_recording(path, limits.file_minutes)
         is_video = Path(path).suffix.lower() in player.VIDEO_TYPES
         address, options = player.file_address(path), (language_model, hotwords, beam_width)
         return show(path, Path(path).stem, address, is_video, progress, *options)
@@ -127,9 +128,9 @@ def captions_tab(settings: DemoSettings, model: Opened[Transcriber], folder: Pat
         return show(source, "recording", address, False, progress, language_model, hotwords, beam_width)
 
     def for_programs(
-        file: str, language_model: bool = True, hotwords: str = "", beam_width: float = 100
+        file: str, language_model: bool = True, hotwords: str = "", beam_width: float = BEAM_WIDTH
     ) -> tuple[dict[str, Any], str, str]:
-        check_recording(file, limits)
+        check_recording(file, limits.file_minutes)
         transcript = transcribe(model, file, gr.Progress(), language_model, hotwords, beam_width)
         files = write_files(folder, Path(file).stem, transcript)
         return json.loads(to_json(transcript)), files["srt"], files["vtt"]
@@ -139,12 +140,7 @@ def captions_tab(settings: DemoSettings, model: Opened[Transcriber], folder: Pat
         with gr.Column(scale=2, min_width=280):
             with gr.Tabs():
                 with gr.Tab("File"):
-                    file = gr.File(
-                        label=f"Audio or video, at most {limits.file_mb:g} MB and {limits.file_minutes:g} minutes",
-                        file_types=MEDIA_TYPES,
-                        height=150,
-                        elem_id="caption-file",
-                    )
+                    file = upload(limits, "caption-file")
                     caption_button = gr.Button("Make captions", variant="primary", elem_id="caption-button")
                     if example is not None:
                         example_button = gr.Button("Try an example", size="sm", elem_id="caption-example")
@@ -167,7 +163,7 @@ def captions_tab(settings: DemoSettings, model: Opened[Transcriber], folder: Pat
                     "", label="Hotwords", info="Phrases that are likely, parted by commas", max_length=2000
                 )
                 beam_width = gr.Slider(
-                    1, 500, 100, step=1, label="Beam width", info="More is slower, and rarely better above 100"
+                    1, 500, BEAM_WIDTH, step=1, label="Beam width", info="More is slower, and rarely better above 100"
                 )
         with gr.Column(scale=3, min_width=280):
             page = gr.HTML(EMPTY, js_on_load=player.SCRIPT, elem_id="caption-player")

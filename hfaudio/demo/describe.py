@@ -2,8 +2,8 @@
 
 import gradio as gr
 
-from hfaudio.audio.io import AudioError
-from hfaudio.demo.settings import MEDIA_TYPES, DemoSettings, Opened, check_recording, readable
+from hfaudio.demo.captions import transcribe
+from hfaudio.demo.settings import DemoSettings, Opened, check_recording, upload
 from hfaudio.inference.transcribe import Transcriber
 
 
@@ -14,21 +14,12 @@ def describe_tab(settings: DemoSettings, model: Opened[Transcriber]) -> None:
     def describe(file: str | None, progress: gr.Progress = gr.Progress()) -> str:  # noqa: B008, how gradio hands it in
         if file is None:
             raise gr.Error("Choose a recording first.", title="No recording")
-        check_recording(file, limits)
-        progress(0, desc="Listening" if model.is_open else "Opening the model")
-        try:
-            return model()(file).text
-        except AudioError as error:
-            raise readable(error) from error
+        check_recording(file, limits.file_minutes)
+        return transcribe(model, file, progress).text
 
     with gr.Row():
         with gr.Column(scale=2, min_width=280):
-            file = gr.File(
-                label=f"Audio or video, at most {limits.file_mb:g} MB and {limits.file_minutes:g} minutes",
-                file_types=MEDIA_TYPES,
-                height=150,
-                elem_id="describe-file",
-            )
+            file = upload(limits, "describe-file")
             button = gr.Button("Describe", variant="primary", elem_id="describe-button")
         with gr.Column(scale=3, min_width=280):
             text = gr.Textbox(

@@ -71,8 +71,7 @@ class LiveSession:
         """The whole text, or None while it is being decoded."""
         if not self._model.is_open:
             return None
-        if self._live is None or self._waiting:
-            self._pass_on()
+        self._pass_on()
         assert self._live is not None
         try:
             return self._live.finish(WAIT_SECONDS)
@@ -165,6 +164,7 @@ def live_tab(settings: DemoSettings, model: Opened[Transcriber]) -> None:
     """The tab's contents."""
     live = LiveServer(model, settings.limits)
 
+    # Functions, as gradio marks what it lets pages call, and methods take no marks.
     def open_session(_: None) -> dict[str, str]:  # gradio always hands over one value
         return live.open_session()
 

@@ -6,7 +6,7 @@ import random
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ import gradio as gr
 import numpy as np
 
 from hfaudio.audio.export import normalise_loudness
-from hfaudio.audio.io import AudioError, load_audio, save_audio
+from hfaudio.audio.io import AudioError, Source, save_audio
 from hfaudio.demo.captions import transcribe
 from hfaudio.demo.settings import (
     SPEECH_RATE,
@@ -81,7 +81,7 @@ class Wish:
                 f"There is no adapter {adapter!r}; there are {', '.join(filter(None, generators)) or 'none'}."
             )
         if continue_from is not None:
-            check_recording(continue_from, limits)
+            check_recording(continue_from, limits.file_minutes)
         drawn = random.randint(0, LARGEST_SEED) if seed is None or seed < 0 else int(seed)
         return cls(prompt.strip(), seconds, guidance_scale, temperature, drawn, adapter, continue_from)
 
@@ -153,14 +153,26 @@ def heard_now(samples: np.ndarray, sample_rate: int) -> tuple[int, np.ndarray]:
 
 
 def facts_line(clips: list[Clip]) -> str:
+    """HTML: how long the clips are, how long they took, and their seeds."""
     seconds = sum(clip.facts["seconds"] for clip in clips)
     took = sum(clip.facts["took_seconds"] for clip in clips)
-    return f"{seconds:.1f} s of music in {took:.1f} s. Seeds: {', '.join(str(c.facts['seed']) for c in clips)}."
+    seeds = ", ".join(str(clip.facts["seed"]) for clip in clips)
+    return f'<p class="note">{seconds:.1f} s of music in {took:.1f} s. Seeds: {seeds}.</p>'
+
+
+def answers(settings: DemoSettings, generators: Generators, folder: Path) -> Callable[..., tuple[str, dict[str, Any]]]:
+    """For programs: takes the values of `Wish.checked`, gives a wav file and its facts."""
+
+    def answer(*values: Any) -> tuple[str, dict[str, Any]]:
+        clip = made(generators, Wish.checked(settings, generators, *values), folder, gr.Progress())
+        return clip.wav, clip.facts
+
+    return answer
 
 
 def music_tab(settings: DemoSettings, generators: Generators, folder: Path) -> None:
     """Text to music: the tab's contents, and its endpoints for programs."""
-    limits, shared = settings.limits, _shared()
+    limits, shared, answer = settings.limits, _shared(), answers(settings, generators, folder)
     with gr.Row():
         with gr.Column(scale=2, min_width=280):
             prompt = gr.Textbox(
@@ -204,18 +216,17 @@ def music_tab(settings: DemoSettings, generators: Generators, folder: Path) -> N
             yield [gr.Audio(visible=True), *([gr.skip()] * (1 + len(hidden)))]
         for number in range(int(min(count, limits.variants))):
             wish = replace(first, seed=(first.seed + number) % (LARGEST_SEED + 1))
-            begin, parts = time.perf_counter(), []
+            begin, parts, done = time.perf_counter(), [], 0.0
             for piece in pieces(generator, wish):
                 parts.append(piece)
-                done = sum(part.shape[1] for part in parts) / generator.sample_rate
+                done += piece.shape[1] / generator.sample_rate
                 progress(min(1.0, (number + done / wish.seconds) / count), desc=f"{done:.1f} s")
                 if CAN_STREAM and number == 0:
                     yield [heard_now(piece, generator.sample_rate), gr.skip(), *([gr.skip()] * len(hidden))]
             samples = np.concatenate(parts, 1)
             clips.append(save_clip(folder, samples, generator.sample_rate, wish, time.perf_counter() - begin))
             updates = [u for result, clip in zip(results, clips, strict=False) for u in result.filled(clip)]
-            facts = f'<p class="note">{html.escape(facts_line(clips))}</p>'
-            yield [gr.skip(), facts, *updates, *hidden[len(updates) :]]
+            yield [gr.skip(), facts_line(clips), *updates, *hidden[len(updates) :]]
 
     inputs = [prompt, *controls, variants]
     run = {"outputs": shown, "api_visibility": "private", "show_progress_on": line, **shared}
@@ -232,9 +243,7 @@ def music_tab(settings: DemoSettings, generators: Generators, folder: Path) -> N
         seed: float = -1,
         adapter: str = "",
     ) -> tuple[str, dict[str, Any]]:
-        values = (prompt, seconds, guidance_scale, temperature, seed, adapter)
-        clip = made(generators, Wish.checked(settings, generators, *values), folder, gr.Progress())
-        return clip.wav, clip.facts
+        return answer(prompt, seconds, guidance_scale, temperature, seed, adapter)
 
     def continue_for_programs(
         file: str,
@@ -245,9 +254,7 @@ def music_tab(settings: DemoSettings, generators: Generators, folder: Path) -> N
         seed: float = -1,
         adapter: str = "",
     ) -> tuple[str, dict[str, Any]]:
-        values = (prompt, seconds, guidance_scale, temperature, seed, adapter, file)
-        clip = made(generators, Wish.checked(settings, generators, *values), folder, gr.Progress())
-        return clip.wav, clip.facts
+        return answer(prompt, seconds, guidance_scale, temperature, seed, adapter, file)
 
     # For programs: real components, so that gradio takes no path but that of a file uploaded to it.
     for name, function, first, told in (
@@ -266,7 +273,7 @@ def music_tab(settings: DemoSettings, generators: Generators, folder: Path) -> N
 
 def speak_tab(settings: DemoSettings, transcriber: Opened[Transcriber], generators: Generators, folder: Path) -> None:
     """A spoken prompt to a clip, at one press of a button."""
-    limits, shared = settings.limits, _shared()
+    limits, shared, answer = settings.limits, _shared(), answers(settings, generators, folder)
     with gr.Row():
         with gr.Column(scale=2, min_width=280):
             microphone = gr.Audio(
@@ -292,11 +299,11 @@ def speak_tab(settings: DemoSettings, transcriber: Opened[Transcriber], generato
     def understand(path: str | None, progress: gr.Progress = gr.Progress()) -> tuple[str, None]:  # noqa: B008
         if path is None:
             raise gr.Error("Say something first.", title="No recording")
-        return understood(take_recording(path, limits), progress), None
+        source = {"array": take_recording(path, limits), "sampling_rate": SPEECH_RATE}
+        return understood(source, progress), None
 
-    def understood(samples: np.ndarray, progress: gr.Progress) -> str:
-        source = {"array": samples, "sampling_rate": SPEECH_RATE}
-        text = transcribe(transcriber, source, progress, True, "", 100).text
+    def understood(source: Source, progress: gr.Progress) -> str:
+        text = transcribe(transcriber, source, progress).text
         if not text:
             raise gr.Error("Nothing was understood; speak a little louder, or write the prompt.")
         return text
@@ -306,7 +313,7 @@ def speak_tab(settings: DemoSettings, transcriber: Opened[Transcriber], generato
         progress: gr.Progress = gr.Progress(),  # noqa: B008
     ) -> list[Any]:
         clip = made(generators, Wish.checked(settings, generators, *values), folder, progress)
-        return [f'<p class="note">{html.escape(facts_line([clip]))}</p>', *result.filled(clip, autoplay=True)]
+        return [facts_line([clip]), *result.filled(clip, autoplay=True)]
 
     run = {"outputs": [line, *result.outputs], "api_visibility": "private", "show_progress_on": line, **shared}
     heard = microphone.stop_recording(understand, microphone, [prompt, microphone], api_visibility="private", **shared)
@@ -322,14 +329,9 @@ def speak_tab(settings: DemoSettings, transcriber: Opened[Transcriber], generato
         seed: float = -1,
         adapter: str = "",
     ) -> tuple[str, str, dict[str, Any]]:
-        check_recording(file, limits)
-        try:
-            text = understood(load_audio(file, SPEECH_RATE), gr.Progress())
-        except AudioError as error:
-            raise readable(error) from error
-        values = (text, seconds, guidance_scale, temperature, seed, adapter)
-        clip = made(generators, Wish.checked(settings, generators, *values), folder, gr.Progress())
-        return text, clip.wav, clip.facts
+        check_recording(file, limits.file_minutes)
+        text = understood(file, gr.Progress())
+        return text, *answer(text, seconds, guidance_scale, temperature, seed, adapter)
 
     gr.Button(visible=False).click(
         for_programs,

@@ -113,33 +113,37 @@ def music_model(settings: DemoSettings, model: str, adapter: str | None) -> Open
     return Opened(lambda: MusicGenerator(model, adapter=adapter, device=choose_device(settings.device)))
 
 
-def check_recording(path: str | Path, limits: Limits) -> float:
-    """Seconds of a recording that is short enough; gradio.Error says what is wrong with another."""
+def upload(limits: Limits, elem_id: str) -> gr.File:
+    """Where one drops a recording."""
+    return gr.File(
+        label=f"Audio or video, at most {limits.file_mb:g} MB and {limits.file_minutes:g} minutes",
+        file_types=MEDIA_TYPES,
+        height=150,
+        elem_id=elem_id,
+    )
+
+
+def check_recording(path: str | Path, minutes: float) -> None:
+    """gradio.Error for a recording that cannot be read or lasts longer."""
     try:
         seconds = audio_info(path).seconds
     except AudioError as error:
         raise readable(error) from error
-    if seconds > 60 * limits.file_minutes:
+    if seconds > 60 * minutes:
         raise gr.Error(
-            f"The recording lasts {seconds / 60:.0f} minutes, at most {limits.file_minutes:g} are allowed here. "
-            "Cut it into parts."
+            f"The recording lasts {seconds / 60:.0f} minutes, at most {minutes:g} are allowed here. Cut it into parts."
         )
-    return seconds
 
 
-def readable(error: Exception) -> gr.Error:
+def readable(error: AudioError) -> gr.Error:
     """What a user is told: the detail of an unreadable file without its place on the server."""
-    if isinstance(error, AudioError):
-        return gr.Error(f"This file cannot be read ({error.reason}): {error.detail}.", title="Not readable")
-    return gr.Error(str(error))
+    return gr.Error(f"This file cannot be read ({error.reason}): {error.detail}.", title="Not readable")
 
 
 def take_recording(path: str | Path, limits: Limits) -> np.ndarray:
     """Samples (N,) at 16 kHz of what a microphone recorded; its file is deleted, whether it can be read or not."""
     try:
-        seconds = audio_info(path).seconds
-        if seconds > 60 * limits.live_minutes:
-            raise gr.Error(f"The recording lasts {seconds / 60:.0f} minutes, the limit is {limits.live_minutes:g}.")
+        check_recording(path, limits.live_minutes)
         return load_audio(path, SPEECH_RATE)
     except AudioError as error:
         raise readable(error) from error

@@ -50,6 +50,7 @@ TOLERANCE = 1e-3
 HALF_TOLERANCE = 2e-2
 PROMPTS = ("slow flute tune in d minor", "happy fast piano in g major", "a sad waltz on strings")
 EXAMPLES = 3
+READING = ("text-to-audio", "text-generation")  # tasks whose inputs are texts, not recordings
 
 Inputs = Sequence[Source]  # recordings, as `load_audio` takes them, or prompts
 
@@ -107,7 +108,8 @@ def publish(
         raise PublishError(f"{folder} opens with hfaudio alone; push it by `hf upload {repo_id} {folder}`")
     base = public_base(folder, base_model) if kind.is_adapter else base_model
     complete(folder)
-    executed = check(folder, kind_of(folder), model, inputs or default_inputs(kind.task))
+    kind = kind_of(folder)  # which now carries its code
+    executed = check(folder, kind, model, inputs or default_inputs(kind.task))
     if kind.is_adapter and base is not None:  # not before: the check opens the base that is here
         name_base(folder, base)
     write_card(folder, repo_id, license=license, base_model=base, executed=executed)
@@ -165,8 +167,7 @@ def check(folder: Path, kind: Kind, model: Any, inputs: Inputs) -> str:
     Returns what the program of the card's usage section printed there.
     """
     task = kind.task
-    hears = task not in ("text-to-audio", "text-generation")
-    items = [load_audio(source, stranger.CLIP_RATE) if hears else np.array(source) for source in inputs]
+    items = [np.array(given) if task in READING else load_audio(given, stranger.CLIP_RATE) for given in inputs]
     heard, printed = ask_stranger(folder, kind, items)
     opened = stranger.open_folder(task, str(folder), trust_remote_code=False)
     compared = opened.model if model is None else model
@@ -202,7 +203,7 @@ def has_half_weights(folder: Path) -> bool:
 
 def default_inputs(task: str) -> Inputs:
     """Three prompts, or three clips of the bundled test speech; of a language that a recogniser need not know."""
-    if task in ("text-to-audio", "text-generation"):
+    if task in READING:
         return PROMPTS
     rows = load_split(DataArguments(), "test")
     return [rows[number]["audio"] for number in range(EXAMPLES)]

@@ -20,12 +20,12 @@ import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from tqdm import tqdm
 from transformers import (
     MODEL_FOR_CTC_MAPPING,
     AutoConfig,
@@ -45,7 +45,7 @@ from hfaudio.audio.io import Source, stream_audio
 from hfaudio.decoding.beam import BeamSearchDecoder
 from hfaudio.decoding.greedy import GreedyPath, Word, greedy_path, words_with_times
 from hfaudio.inference.long_form import LongFormRecognizer, LongFormSettings, TimedText, later, recording_bar
-from hfaudio.inference.utterances import PauseCutter
+from hfaudio.inference.utterances import utterances
 from hfaudio.models.frames import FrameCount, logit_lengths
 from hfaudio.processing.language_model import find_language_model, open_decoder
 from hfaudio.processing.tokenizer import ctc_labels
@@ -171,17 +171,14 @@ class Transcriber:
         `settings` are fields of `BeamSettings`, such as `beam_width`. ValueError for hotwords or settings where no
         language model is used.
         """
-        recognizer = self.recognizer
-        if not language_model or not self.has_language_model:
-            if hotwords or settings:
-                raise ValueError("hotwords and settings of the beam need a model with a language_model/ that is used")
-            if not self.has_language_model:
-                return self
-        assert isinstance(recognizer, CTCRecognizer) and recognizer.decoder is not None
-        other = copy.copy(self)
-        other.recognizer = copy.copy(recognizer)
-        other.recognizer.decoder = recognizer.decoder.with_settings(**settings) if language_model else None
-        other.recognizer.hotwords = hotwords
+        if (hotwords or settings) and not (language_model and self.has_language_model):
+            raise ValueError("hotwords and settings of the beam need a model with a language_model/ that is used")
+        if not isinstance(self.recognizer, CTCRecognizer) or self.recognizer.decoder is None:
+            return self
+        recognizer, other = copy.copy(self.recognizer), copy.copy(self)
+        recognizer.decoder = self.recognizer.decoder.with_settings(**settings) if language_model else None
+        recognizer.hotwords = hotwords
+        other.recognizer = recognizer
         return other
 
     def log_probs(self, source: Source) -> np.ndarray:
@@ -289,16 +286,19 @@ class CTCRecognizer:
         """Of a recording as the texts of its utterances."""
         words: list[Word] = []
         heard = 0
-        cutter = PauseCutter(
-            self.rate, pause_seconds=pause_seconds, max_seconds=self.chunk * self.samples_per_frame / self.rate
-        )
-        with recording_bar(source, show=self.progress) as bar:
-            for block in chain(stream_audio(source, self.rate, block_seconds=BLOCK_SECONDS), [None]):
-                for utterance in cutter.finish() if block is None else cutter.push(block):
-                    said = self.whole({"array": utterance.samples, "sampling_rate": self.rate})
-                    words += later(said.words, utterance.start / self.rate)
-                heard += 0 if block is None else len(block)
+
+        def counted(bar: tqdm) -> Iterator[np.ndarray]:
+            nonlocal heard
+            for block in stream_audio(source, self.rate, block_seconds=BLOCK_SECONDS):
+                heard += len(block)
                 bar.update(round(heard / self.rate) - bar.n)
+                yield block
+
+        longest = self.chunk * self.samples_per_frame / self.rate
+        with recording_bar(source, show=self.progress) as bar:
+            for part in utterances(counted(bar), self.rate, pause_seconds=pause_seconds, max_seconds=longest):
+                said = self.whole({"array": part.samples, "sampling_rate": self.rate})
+                words += later(said.words, part.start / self.rate)
         return Transcript(" ".join(word.text for word in words), tuple(words), heard / self.rate)
 
     def _with_lm(self, source: Source, decoder: BeamSearchDecoder) -> Transcript:
